@@ -1,0 +1,52 @@
+# The interface for people and for CI: `make` alone lists the targets.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check format sql doctor zip lock clean
+
+ACTIVATE := . conf/env.sh
+# The last day of the demo's data.
+DEMO_DS := 2018-01-01
+
+help: ## List the targets
+	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r name what; do printf '  make %-8s %s\n' "$$name" "$$what"; done
+
+setup: ## Create .venv from the lock, find or install Java, resolve the Delta jars
+	@conf/setup.sh
+
+demo: setup ## Run a whole day on real baskets and show related products
+	@$(ACTIVATE); python -m walkbits.demo prepare
+	@$(ACTIVATE); spark-submit jobs/run_daily.py --config conf/demo.yaml --ds $(DEMO_DS)
+	@$(ACTIVATE); python -m walkbits.demo show
+
+test: setup ## Run the tests; ARGS="-k walks" passes flags to pytest
+	@$(ACTIVATE); pytest $(ARGS)
+
+check: setup ## Lint and type-check Python and SQL
+	@$(ACTIVATE); ruff check .
+	@$(ACTIVATE); ruff format --check .
+	@$(ACTIVATE); mypy
+	@$(ACTIVATE); sqlfluff lint --disable-progress-bar sql
+
+format: setup ## Rewrite Python and SQL to the style
+	@$(ACTIVATE); ruff check --fix .; ruff format .; sqlfluff fix --disable-progress-bar sql
+
+sql: setup ## SQL prompt on the published views; Q=sql/queries/FILE.sql ARGS="name=value" runs one query
+	@$(ACTIVATE); python jobs/query.py $(Q) $(ARGS)
+
+doctor: ## Check versions, jars and settings; tells the command that mends each problem
+	@$(ACTIVATE); spark-submit jobs/doctor.py
+
+zip: setup ## Build dist/walkbits.zip, for spark-submit --py-files on a cluster
+	@rm -rf build dist
+	@$(ACTIVATE); . ./versions.env; .cache/uv-$$UV_VERSION/bin/uv build --quiet --offline --wheel --no-build-isolation --python .venv/bin/python --out-dir dist
+	@mv dist/walkbits-*.whl dist/walkbits.zip # Spark takes .zip, and refuses the same bytes as .whl
+	@rm -rf build
+
+lock: ## Resolve anew: rewrite requirements.lock and conf/jars.sha256 from versions.env
+	@conf/setup.sh lock
+
+clean: ## Remove caches, build results and the demo's tables; keeps .venv and .cache
+	rm -rf build dist data/demo spark-warehouse metastore_db derby.log
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find lib jobs tests -name __pycache__ -prune -exec rm -rf {} +

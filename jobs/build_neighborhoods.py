@@ -1,0 +1,25 @@
+"""Walk the graph: edges to a mapped graph, walks to importance neighborhoods."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from walkbits.cli import add_run_flags, job_parser, run_job
+from walkbits.stages import run_stage
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The job's flags."""
+    parser = job_parser("build_neighborhoods", __doc__)
+    add_run_flags(parser)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the stage; returns the exit code."""
+    return run_job(build_parser(), argv, lambda job: run_stage(job, "build_neighborhoods"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,29 @@
+"""Measure quality on held-out edges: leave-one-out on contexts, beside simple baselines.
+
+Runs the same stages on a graph that lacks one item of some contexts, under
+<root>/_evaluation, and publishes nothing. Figures go to its `evaluation` table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from walkbits.cli import add_day_flags, job_parser, run_job
+from walkbits.stages import evaluate
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The job's flags."""
+    parser = job_parser("evaluate", __doc__)
+    add_day_flags(parser)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Evaluate; prints the figures and returns the exit code."""
+    return run_job(build_parser(), argv, lambda job: sys.stdout.write(evaluate(job)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

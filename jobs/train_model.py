@@ -1,0 +1,25 @@
+"""Train the model on a sampled subgraph of the run and save weights and card."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from walkbits.cli import add_run_flags, job_parser, run_job
+from walkbits.stages import run_stage
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The job's flags."""
+    parser = job_parser("train_model", __doc__)
+    add_run_flags(parser)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the stage; returns the exit code."""
+    return run_job(build_parser(), argv, lambda job: run_stage(job, "train_model"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

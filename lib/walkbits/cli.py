@@ -1,0 +1,162 @@
+"""What every job shares: flags, logging, the session, and errors to exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from typing import Any
+
+import yaml
+from pyspark.sql import SparkSession
+
+from walkbits.config import Config, load_config
+from walkbits.errors import ConfigError, WalkbitsError
+from walkbits.session import get_session
+from walkbits.storage.tables import Store, check_writable
+
+LOG = logging.getLogger("walkbits")
+DEFAULT_CONFIG = "conf/demo.yaml"
+
+
+def job_parser(job: str, description: str | None) -> argparse.ArgumentParser:
+    """The flags that every job takes."""
+    parser = argparse.ArgumentParser(
+        prog=f"spark-submit jobs/{job}.py",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--config", default=DEFAULT_CONFIG, help="YAML of the environment (default: %(default)s)"
+    )
+    parser.add_argument("--root", help="folder or URI of the tables; overrides the config")
+    parser.add_argument("--channel", help="publication channel; overrides the config")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
+        help="override one key of the config, e.g. walks.num_walks=200; may be repeated",
+    )  # fmt: skip
+    parser.add_argument(
+        "--print-config", action="store_true", help="print the configuration in force and stop"
+    )
+    return parser
+
+
+def add_run_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags of jobs that work on an existing run."""
+    parser.add_argument("--run-id", help="run to work on (default: the run that changed last)")
+    parser.add_argument("--ds", type=parse_ds, help="day of the run, YYYY-MM-DD; narrows the default")
+
+
+def add_day_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags of jobs that open a run."""
+    parser.add_argument("--ds", type=parse_ds, help="day of the run, YYYY-MM-DD (default: today in UTC)")
+    parser.add_argument(
+        "--new-attempt", action="store_true", help="start a further run even if these inputs have one"
+    )
+
+
+def add_publish_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags of jobs that publish."""
+    parser.add_argument(
+        "--allow-rollback", action="store_true", help="publish even if the channel shows a later day"
+    )
+
+
+def parse_ds(text: str) -> date:
+    """A day as YYYY-MM-DD and nothing else."""
+    try:
+        return datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC).date()
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"must be a day as YYYY-MM-DD, got {text!r}") from error
+
+
+def config_from(args: argparse.Namespace) -> Config:
+    """The config file with the flags laid over it.
+
+    Raises:
+        ConfigError: a broken file, key or flag.
+    """
+    overrides: dict[str, Any] = {}
+    for pair in args.overrides:
+        key, separator, value = pair.partition("=")
+        if not separator or not key:
+            raise ConfigError(f"--set must be KEY=VALUE, got {pair!r}; e.g. --set walks.num_walks=200")
+        try:
+            overrides[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {key} must be a YAML value, got {value!r}") from error
+    if args.root is not None:
+        overrides["root"] = args.root
+    if args.channel is not None:
+        overrides["channel"] = args.channel
+    return load_config(args.config, overrides)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a job's body receives."""
+
+    args: argparse.Namespace
+    config: Config
+    store: Store
+
+    @property
+    def spark(self) -> SparkSession:
+        return self.store.spark
+
+
+def run_job(parser: argparse.ArgumentParser, argv: list[str] | None, body: Callable[[Job], object]) -> int:
+    """Parse, load, start Spark, run the body; turn a WalkbitsError into its exit code.
+
+    Returns:
+        The process's exit code: 0, or that of the error's class (see errors.py).
+    """
+    args = parser.parse_args(argv)
+    configure_logging()
+    _die_with_parent()
+    try:
+        config = config_from(args)
+        if args.print_config:
+            sys.stdout.write(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+            return 0
+        check_writable(config.root)
+        spark = get_session(parser.prog.split("/")[-1].removesuffix(".py"))
+        try:
+            body(Job(args, config, Store(spark, config.root.rstrip("/"))))
+        finally:
+            spark.stop()
+    except WalkbitsError as error:
+        LOG.error("%s: %s", type(error).__name__, error)
+        return error.exit_code
+    return 0
+
+
+def configure_logging() -> None:
+    """One line per event on stderr: time, level, `key=value` pairs."""
+    handler = logging.StreamHandler(sys.stderr)
+    formatter = logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%SZ")
+    formatter.converter = time.gmtime
+    handler.setFormatter(formatter)
+    LOG.handlers[:] = [handler]
+    LOG.setLevel(logging.INFO)
+    LOG.propagate = False
+
+
+def _die_with_parent() -> None:
+    """End this driver when spark-submit's JVM is gone: a killed job must not go on publishing."""
+    if "PYSPARK_GATEWAY_PORT" not in os.environ:
+        return
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(86)
+
+    threading.Thread(target=watch, name="parent-watch", daemon=True).start()

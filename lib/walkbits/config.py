@@ -1,0 +1,314 @@
+"""One YAML per environment, checked into these models.
+
+Every field has its bounds in the type and a docstring with typical values. Unknown
+keys are refused. The same models give `--print-config` and the stage keys that decide
+whether a stage of an earlier attempt can be kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
+
+from walkbits.errors import ConfigError
+
+Relation = Literal["item_from_item", "item_from_context", "context_from_item"]
+Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+CodeBits = Annotated[int, Field(ge=64, le=4096, multiple_of=64)]
+
+
+class Section(BaseModel):
+    """Base of every section: unknown keys refused, values frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class Source(Section):
+    """Where a table is read from: a path (Parquet, CSV, Delta) or a catalog table name."""
+
+    path: str | None = None
+    """File or folder. Exactly one of `path` and `table` is given."""
+    table: str | None = None
+    """Catalog table, e.g. `shop.events`."""
+    format: Literal["parquet", "csv", "delta"] = "parquet"
+    """Format of `path`. CSV needs a header line."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Source:
+        if (self.path is None) == (self.table is None):
+            raise ValueError("give exactly one of path and table")
+        return self
+
+
+class Interactions(Source):
+    """Who touched what: one row per event."""
+
+    item: str = "item_id"
+    """Column of the item's id (string or integer)."""
+    context: str = "context_id"
+    """Column of the context's id: board, user, basket."""
+    weight: str | None = None
+    """Column of a finite weight >= 0; absent means 1 per row."""
+    timestamp: str | None = None
+    """Column of the event's time. With it, rows after the end of the run's day are left out."""
+    lookback_days: PositiveInt | None = None
+    """Days of events up to and with the run's day; needs `timestamp`. Absent takes all."""
+
+    @model_validator(mode="after")
+    def _lookback_needs_time(self) -> Interactions:
+        if self.lookback_days is not None and self.timestamp is None:
+            raise ValueError("lookback_days needs timestamp")
+        return self
+
+
+class Items(Source):
+    """The item table: one row per item, features from its columns."""
+
+    item: str = "item_id"
+    """Column of the item's id."""
+    name: str | None = None
+    """Column shown to people beside the id."""
+    text: tuple[str, ...] = ()
+    """Columns of free text, hashed TF-IDF together."""
+    categorical: tuple[str, ...] = ()
+    """Columns of labels (strings or integers)."""
+    numeric: tuple[str, ...] = ()
+    """Columns of finite numbers, standardised. Nulls become the mean, NaN is bad input."""
+
+
+class Holdout(Section):
+    """Edges set aside at ingest for evaluation: one item of some contexts."""
+
+    contexts: PositiveInt = 20_000
+    """How many contexts lose one item, drawn by keyed hash."""
+    min_items: Annotated[int, Field(ge=2)] = 5
+    """Only contexts with at least this many distinct items."""
+
+
+class Ingest(Section):
+    """Rules for turning rows into a graph."""
+
+    max_quarantined: Fraction = 0.0
+    """Share of rows with null ids or unknown items that may be set aside. 0 refuses any; 0.01 is lenient."""
+    max_edge_weight: PositiveFloat = 1e6
+    """Largest summed weight of one edge; more is bad input (fixed point must not overflow)."""
+    weighted: bool = False
+    """Walk edges in proportion to their weight; otherwise all edges are equal."""
+    k_core: NonNegativeInt = 0
+    """Keep only the k-core of the graph (GraphFrames, needs its jar). 0 keeps all."""
+    holdout: Holdout | None = None
+    """Set by the evaluate job; absent in daily runs."""
+
+
+class Features(Section):
+    """Item features from columns: hashed, weighted, projected."""
+
+    text_buckets: Annotated[int, Field(ge=256, le=1 << 24)] = 1 << 18
+    """Hash space of words. 2^16 to 2^20."""
+    width: Annotated[int, Field(ge=8, le=4096)] = 128
+    """Columns of the feature vector without the numeric ones. 64 to 512."""
+
+
+class Walks(Section):
+    """Importance neighborhoods by random walks (PinSage, section 3.1)."""
+
+    num_walks: Annotated[int, Field(ge=1, le=100_000)] = 100
+    """Walks from every node. 50 to 1,000."""
+    walk_length: Annotated[int, Field(ge=1, le=1000)] = 5
+    """Counted visits of one walk. 2 to 20."""
+    restart_probability: Probability = 0.0
+    """Chance to return to the start before a step. 0 to 0.5."""
+    num_neighbors: Annotated[int, Field(ge=1, le=1000)] = 50
+    """T: neighbors kept per node, by visit count. 10 to 100."""
+    block_size: Annotated[int, Field(ge=16, le=65_536)] = 256
+    """Start nodes walked together; a block should fit the core's cache. 250 to 500."""
+
+
+class Model(Section):
+    """The network. PinSage's own sizes are hidden 2048, embedding 1024."""
+
+    architecture: Literal["pinsage"] = "pinsage"
+    """Which module of walkbits.models builds and trains it."""
+    pooling: Literal["importance", "mean", "max"] = "importance"
+    """How a neighborhood becomes one vector."""
+    num_layers: Annotated[int, Field(ge=1, le=8)] = 2
+    """Convolutions stacked. 1 to 3."""
+    hidden_size: Annotated[int, Field(ge=4, le=8192)] = 128
+    """m: width of the projection that is pooled."""
+    embedding_size: Annotated[int, Field(ge=4, le=4096)] = 128
+    """d: width of every layer's output and of the embedding."""
+
+
+class Training(Section):
+    """Max-margin training with shared negatives on a sampled subgraph (PinSage, 3.3)."""
+
+    context_fraction: Annotated[float, Field(gt=0.0, le=1.0)] = 0.2
+    """Share of contexts whose item pairs are trained on. PinSage: 0.2."""
+    pairs_per_context: PositiveInt = 10
+    """Positive pairs drawn per sampled context, at most. 2 to 20."""
+    epochs: PositiveInt = 4
+    """Passes over the pairs."""
+    batch_size: Annotated[int, Field(ge=2)] = 2048
+    """Pairs per step. 512 to 4,096."""
+    num_negatives: PositiveInt = 500
+    """Items drawn per step and shared by its pairs. PinSage: 500."""
+    train_neighbors: Annotated[int, Field(ge=1)] = 10
+    """Neighbors used per node while training, heaviest first. 5 to 50."""
+    margin: PositiveFloat = 0.3
+    """Delta of the max-margin loss. 0.1 to 0.5; a small one leaves all embeddings near each other."""
+    learning_rate: PositiveFloat = 5e-3
+    """Adam's step size. 1e-3 to 1e-2."""
+
+
+class Inference(Section):
+    """Layer by layer over the whole graph."""
+
+    block_size: Annotated[int, Field(ge=16, le=1 << 20)] = 4096
+    """Rows of one padded model call; results do not depend on batch boundaries."""
+
+
+class Lsh(Section):
+    """Bands of the code and the weak AND over them (PinSage, 3.5)."""
+
+    band_bits: Annotated[int, Field(ge=4, le=32)] = 8
+    """Bits per band. 8 to 16."""
+    probes: PositiveInt = 3
+    """Buckets looked up per band: the own one and those with the least confident bits flipped."""
+    min_bands: PositiveInt = 2
+    """theta: a candidate must match in at least this many bands."""
+
+
+class Index(Section):
+    """Codes, buckets and related items."""
+
+    code_bits: tuple[CodeBits, ...] = (64, 128, 256)
+    """Code widths to publish; buckets are built from the widest one named in `lsh_bits`."""
+    lsh_bits: CodeBits = 128
+    """The code width that bands are cut from; one of `code_bits`."""
+    lsh: Lsh = Lsh()
+    """Bands and probes."""
+    num_related: Annotated[int, Field(ge=1, le=1000)] = 20
+    """Related items published per item."""
+
+    @model_validator(mode="after")
+    def _lsh_bits_is_published(self) -> Index:
+        if self.lsh_bits not in self.code_bits:
+            raise ValueError(f"lsh_bits must be one of code_bits {self.code_bits}")
+        if self.lsh_bits % self.lsh.band_bits:
+            raise ValueError("lsh_bits must be a multiple of lsh.band_bits")
+        return self
+
+
+class Audit(Section):
+    """What must hold before a run may be published."""
+
+    max_row_drop: Fraction = 0.3
+    """Largest allowed fall of the row count against the published run."""
+    norm_tolerance: PositiveFloat = 1e-3
+    """How far an embedding's length may be from 1 (or be exactly 0)."""
+
+
+class Evaluation(Section):
+    """Offline quality: leave-one-out on contexts."""
+
+    holdout: Holdout = Holdout()
+    """What is held out."""
+    k: PositiveInt = 20
+    """Cut-off of recall and NDCG."""
+    num_neighbors: PositiveInt = 100
+    """Neighbors of the item-KNN baseline."""
+
+
+class Config(Section):
+    """One environment: data in, tables out, and every knob between."""
+
+    root: str
+    """Folder or URI that holds every table, model and artifact."""
+    artifacts: str | None = None
+    """Folder for mapped graphs and models, on storage that every host mounts; default `<root>/_artifacts`."""
+    channel: str = Field(default="live", pattern=r"^[a-z][a-z0-9_=-]{0,62}$")
+    """Publication channel; readers of the views see `live`."""
+    seed: NonNegativeInt = 0
+    """Seed of every draw."""
+    interactions: Interactions
+    """Required: who touched what."""
+    items: Items
+    """Required: the item table."""
+    ingest: Ingest = Ingest()
+    features: Features = Features()
+    walks: Walks = Walks()
+    model: Model = Model()
+    training: Training = Training()
+    inference: Inference = Inference()
+    index: Index = Index()
+    audit: Audit = Audit()
+    evaluation: Evaluation = Evaluation()
+
+
+def load_config(path: str | Path, overrides: dict[str, Any] | None = None) -> Config:
+    """Read a YAML file and lay dotted overrides (`walks.num_walks`) over it.
+
+    Raises:
+        ConfigError: no such file, not YAML, or a key breaks a rule; all broken keys
+            are named at once.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"config must be a readable file, got '{path}' ({error.strerror}); pass --config PATH"
+        ) from error
+    try:
+        document = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"config '{path}' must be YAML: {error}") from error
+    if not isinstance(document, dict):
+        raise ConfigError(f"config '{path}' must be a mapping of keys, got {type(document).__name__}")
+    for dotted, value in (overrides or {}).items():
+        _set_dotted(document, dotted, value)
+    try:
+        return Config.model_validate(document)
+    except ValidationError as error:
+        broken = "; ".join(_sentence(one) for one in error.errors())
+        raise ConfigError(f"config '{path}': {broken}") from error
+
+
+def _sentence(error: Any) -> str:
+    """Key, rule and value of one pydantic error."""
+    key = ".".join(str(part) for part in error["loc"]) or "(top level)"
+    seen = error["input"]
+    value = "" if isinstance(seen, dict) else f", got {seen!r}"
+    return f"{key}: {error['msg'][0].lower()}{error['msg'][1:]}{value}"
+
+
+def _set_dotted(document: dict[str, Any], dotted: str, value: Any) -> None:
+    *parents, leaf = dotted.split(".")
+    for parent in parents:
+        document = document.setdefault(parent, {})
+        if not isinstance(document, dict):
+            raise ConfigError(f"override '{dotted}' must name a key inside sections; '{parent}' is a value")
+    document[leaf] = value
+
+
+def config_hash(*sections: BaseModel | str | int) -> str:
+    """sha256 hex of the sections' canonical JSON; equal settings give equal hashes."""
+    parts = [
+        section.model_dump(mode="json") if isinstance(section, BaseModel) else section for section in sections
+    ]
+    canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()

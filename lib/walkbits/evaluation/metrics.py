@@ -1,0 +1,126 @@
+"""Metrics of rankings, of pairs, of embeddings and of codes, each defined once.
+
+A ranking is an int64 array [queries, K] of items, best first, over the full catalogue, with the
+query's training items masked, ties broken by item and -1 where no item is left. The relevant
+items of each query are lists: indptr [queries + 1] and items. Queries without a relevant item
+do not count.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from walkbits.errors import EmptyInputError
+
+F64 = NDArray[np.float64]
+I64 = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Hits:
+    """Which places of each ranking hold a relevant item; every ranking metric is a mean over it."""
+
+    places: NDArray[np.bool_]
+    """[queries, K]"""
+    relevant: I64
+    """Relevant items per query, all >= 1: [queries]"""
+
+    @classmethod
+    def of(cls, ranking: I64, indptr: I64, relevant: I64) -> Hits:
+        """Look the ranking's items up in the relevant ones.
+
+        Raises:
+            EmptyInputError: no query has a relevant item.
+        """
+        sizes = np.diff(indptr)
+        counted = sizes > 0
+        if not counted.any():
+            raise EmptyInputError("relevant items must not all be missing, got none; hold edges out first")
+        # (query, item) as one number, so that membership is one sorted look-up.
+        width = int(max(ranking.max(initial=0), relevant.max(initial=0))) + 1
+        query = np.arange(len(ranking))
+        wanted = np.repeat(query, sizes) * width + relevant
+        places = np.isin(query[:, None] * width + ranking, wanted) & (ranking >= 0)
+        return cls(places[counted], sizes[counted])
+
+    def recall(self, k: int) -> float:
+        """Mean of |relevant in the top k| / |relevant|. What HashGNN prints as HR."""
+        return float((self.places[:, :k].sum(axis=1) / self.relevant).mean())
+
+    def precision(self, k: int) -> float:
+        """Mean of |relevant in the top k| / k."""
+        return float(self.places[:, :k].sum(axis=1).mean() / k)
+
+    def hit_rate(self, k: int) -> float:
+        """Share of queries with at least one relevant item in the top k."""
+        return float(self.places[:, :k].any(axis=1).mean())
+
+    def mrr(self, k: int) -> float:
+        """Mean of 1 / rank of the first relevant item, 0 when it is not in the top k."""
+        top = self.places[:, :k]
+        return float(np.where(top.any(axis=1), 1.0 / (top.argmax(axis=1) + 1), 0.0).mean())
+
+    def ndcg(self, k: int) -> float:
+        """Mean of DCG / ideal DCG: gains 0 or 1, discount 1 / log2(rank + 1), ideal list cut at k."""
+        discount = 1.0 / np.log2(np.arange(2, k + 2))  # [k]
+        top = self.places[:, :k]
+        ideal = np.cumsum(discount)[np.minimum(self.relevant, k) - 1]
+        return float(((top @ discount[: top.shape[1]]) / ideal).mean())
+
+
+def coverage(ranking: I64, num_items: int) -> float:
+    """Share of the catalogue that appears in at least one ranking."""
+    return len(np.unique(ranking[ranking >= 0])) / num_items
+
+
+def popularity_bias(ranking: I64, consumed: I64, popularity: I64) -> float:
+    """Mean log(1 + popularity) of recommended items minus that of consumed items; 0 is neutral."""
+    level = np.log1p(popularity)
+    return float(level[ranking[ranking >= 0]].mean() - level[consumed].mean())
+
+
+def pair_hit_rate(ranks: I64, k: int) -> float:
+    """PinSage's hit-rate: share of labelled pairs (q, i) with i within rank k of q, from 1."""
+    return float((ranks <= k).mean())
+
+
+def scaled_mrr(ranks: I64, scale: int = 100) -> float:
+    """PinSage's MRR over labelled pairs (section 4.1): mean of 1 / ceil(rank / scale)."""
+    return float((1.0 / np.ceil(ranks / scale)).mean())
+
+
+def excess_kurtosis(cosines: F64) -> float:
+    """Excess kurtosis of the cosines of random item pairs: a long tail tells items apart."""
+    centred = cosines - cosines.mean()
+    return float(np.mean(centred**4) / np.mean(centred**2) ** 2 - 3.0)
+
+
+def overlap(found: I64, exact: I64) -> float:
+    """Mean share of the exact list [q, k] that another method's list [q, any] holds."""
+    indptr = np.arange(len(exact) + 1) * exact.shape[1]
+    return Hits.of(found, indptr, exact.ravel()).recall(found.shape[1])
+
+
+def bit_balance(bits: NDArray[np.bool_]) -> F64:
+    """Share of ones per bit, 0.5 is best: [code_bits] from [n, code_bits]."""
+    return np.asarray(bits.mean(axis=0))
+
+
+def bit_correlation(bits: NDArray[np.bool_]) -> float:
+    """Mean |correlation| over pairs of different bits that both vary; 0 is best."""
+    varying = bits[:, bits.any(axis=0) & ~bits.all(axis=0)]
+    size = varying.shape[1]
+    if size < 2:
+        return 0.0
+    correlation = np.abs(np.corrcoef(varying, rowvar=False))
+    return float((correlation.sum() - np.trace(correlation)) / (size * (size - 1)))
+
+
+def gini(populations: I64) -> float:
+    """Gini coefficient of bucket populations: 0 when all are equal, towards 1 when one holds all."""
+    ascending = np.sort(populations)
+    n = len(ascending)
+    return float(2 * (np.arange(1, n + 1) @ ascending) / (n * ascending.sum()) - (n + 1) / n)

@@ -1,0 +1,517 @@
+"""The bipartite graph as two compressed adjacencies in plain, memory-mapped files.
+
+`item` rows list the contexts of each item, `context` rows the items of each context,
+ascending. Each is three arrays: `indptr` (where a row starts), `indices` (its entries)
+and, when edges are weighted, `cumulative` (running sum of the row's fixed-point weights,
+inclusive), so that an edge is drawn by one binary search. `keys` hold the node's stable
+64-bit key, from which its draws come.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from walkbits.config import Relation
+from walkbits.errors import InputError
+from walkbits.schemas import CONTEXT, ITEM
+
+Int32 = NDArray[np.int32]
+Int64 = NDArray[np.int64]
+
+SIDES: Final = (ITEM, CONTEXT)
+ROWS_PER_SLICE: Final = 1 << 19
+"""Edges one task of `write_csr` sorts and writes, about; only speed depends on it."""
+CHUNK_BYTES: Final = 1 << 28
+"""What one task of `csr_info` hashes. Part of the definition of `CsrInfo.sha256`."""
+META: Final = "meta.json"
+
+
+@dataclass(frozen=True)
+class Adjacency:
+    """Rows of one side. All arrays are read-only.
+
+    Attributes:
+        indptr: [nodes + 1], int32 where the edges fit, else int64; row r is
+            indices[indptr[r]:indptr[r + 1]].
+        indices: int32 [edges], nodes of the other side, ascending within a row.
+        cumulative: int64 [edges], inclusive running weight within a row; empty when unweighted.
+        keys: int64 [nodes], stable key of each node.
+    """
+
+    indptr: Int32 | Int64
+    indices: Int32
+    cumulative: Int64
+    keys: Int64
+
+    def __post_init__(self) -> None:
+        for name in ("indptr", "indices", "cumulative", "keys"):
+            # Plain views: compiled code sees one type, whether mapped or in memory.
+            array = np.asarray(getattr(self, name)).view()
+            array.setflags(write=False)
+            object.__setattr__(self, name, array)
+
+    @property
+    def num_nodes(self) -> int:
+        return len(self.indptr) - 1
+
+
+@dataclass(frozen=True)
+class BipartiteCsr:
+    """Both sides of a bipartite graph; `item.indices` are contexts and the reverse."""
+
+    item: Adjacency
+    context: Adjacency
+    weighted: bool
+
+    @property
+    def num_edges(self) -> int:
+        return len(self.item.indices)
+
+    def sides(self, relation: Relation) -> tuple[Adjacency, Adjacency]:
+        """(side of the target nodes, the other side) of a relation."""
+        if target_of(relation) == ITEM:
+            return self.item, self.context
+        return self.context, self.item
+
+    @classmethod
+    def from_edges(
+        cls,
+        item: Int32,
+        context: Int32,
+        weight: Int64 | None,
+        num_items: int,
+        num_contexts: int,
+        item_keys: Int64,
+        context_keys: Int64,
+    ) -> BipartiteCsr:
+        """Build in memory, from edges in any order.
+
+        Args:
+            item: int [edges], index of each edge's item.
+            context: int [edges], index of each edge's context.
+            weight: int64 [edges], fixed-point weight > 0, or None for equal edges.
+            num_items: Number of items.
+            num_contexts: Number of contexts.
+            item_keys: int64 [num_items].
+            context_keys: int64 [num_contexts].
+
+        Raises:
+            InputError: an index is out of range, an edge repeats, a weight is not positive.
+        """
+        for name, values, size in (("item", item, num_items), ("context", context, num_contexts)):
+            if len(values) and (values.min() < 0 or values.max() >= size):
+                seen = f"{values.min()}..{values.max()}"
+                raise InputError(f"{name} must be an index in 0..{size - 1}, got {seen}; rerun ingest")
+        if weight is not None and len(weight) and weight.min() <= 0:
+            raise InputError(f"weight must be > 0, got {weight.min()}; drop such edges at ingest")
+        return cls(
+            _adjacency(item, context, weight, num_items, num_contexts, item_keys),
+            _adjacency(context, item, weight, num_contexts, num_items, context_keys),
+            weight is not None,
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write the folder that `open` maps."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, array in self._arrays().items():
+            np.save(folder / name, array)
+        _write_meta(folder, self.item.num_nodes, self.context.num_nodes, self.num_edges, self.weighted)
+
+    @classmethod
+    def open(cls, folder: Path) -> BipartiteCsr:
+        """Map the folder read-only; pages are shared by all processes of the host.
+
+        Raises:
+            InputError: a file is missing, or its length disagrees with meta.json.
+        """
+        meta = read_meta(folder)
+        expected = _lengths(**meta)
+        arrays: dict[str, NDArray[Any]] = {}
+        for name, length in expected.items():
+            try:
+                # numpy maps no empty file region, and an empty array needs none
+                arrays[name] = np.load(folder / name, mmap_mode="r" if length else None)
+            except (OSError, ValueError) as error:
+                raise InputError(
+                    f"graph file '{folder / name}' must be a readable .npy array: {error}; rebuild the graph"
+                ) from error
+            array, dtype = arrays[name], _dtype(name, meta["num_edges"])
+            if array.shape != (length,) or array.dtype != dtype:
+                raise InputError(
+                    f"graph file '{folder / name}' must hold {length} values of {dtype}, "
+                    f"got {array.shape} of {array.dtype}; rebuild the graph"
+                )
+        none = np.empty(0, np.int64)
+        item, context = (
+            Adjacency(
+                arrays[f"{side}_indptr.npy"],
+                arrays[f"{side}_indices.npy"],
+                arrays.get(f"{side}_cumulative.npy", none),
+                arrays[f"{side}_keys.npy"],
+            )
+            for side in SIDES
+        )
+        return cls(item, context, bool(meta["weighted"]))
+
+    def _arrays(self) -> dict[str, NDArray[Any]]:
+        arrays: dict[str, NDArray[Any]] = {}
+        for side, rows in zip(SIDES, (self.item, self.context), strict=True):
+            arrays[f"{side}_indptr.npy"] = rows.indptr
+            arrays[f"{side}_indices.npy"] = rows.indices
+            arrays[f"{side}_keys.npy"] = rows.keys
+            if self.weighted:
+                arrays[f"{side}_cumulative.npy"] = rows.cumulative
+        return arrays
+
+
+def target_of(relation: Relation) -> str:
+    """Node type that gets the neighborhoods."""
+    return relation.split("_from_")[0]
+
+
+def source_of(relation: Relation) -> str:
+    """Node type that the neighbors are of."""
+    return relation.split("_from_")[1]
+
+
+def read_meta(folder: Path) -> dict[str, Any]:
+    """num_items, num_contexts, num_edges and weighted of a finished graph folder.
+
+    Raises:
+        InputError: there is no finished graph in the folder.
+    """
+    try:
+        meta = json.loads((folder / META).read_text(encoding="utf-8"))
+        return {key: meta[key] for key in ("num_items", "num_contexts", "num_edges", "weighted")}
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(
+            f"graph '{folder}' must hold a finished {META}: {error!r}; build the graph"
+        ) from error
+
+
+def _adjacency(
+    node: Int32, neighbor: Int32, weight: Int64 | None, num_nodes: int, num_neighbors: int, keys: Int64
+) -> Adjacency:
+    pair = node.astype(np.int64) * num_neighbors + neighbor
+    order = np.argsort(pair)
+    if len(pair) and not np.diff(pair[order]).all():
+        raise InputError("edges must be unique (item, context) pairs, got a repeated one; aggregate first")
+    indptr = np.zeros(num_nodes + 1, np.int64)
+    np.cumsum(np.bincount(node, minlength=num_nodes), out=indptr[1:])
+    cumulative = np.empty(0, np.int64)
+    if weight is not None:
+        total = np.cumsum(weight[order], dtype=np.int64)
+        before_row = np.concatenate([[0], total])[indptr[:-1]]
+        cumulative = total - np.repeat(before_row, np.diff(indptr))
+    indptr = indptr.astype(_pointer_type(len(pair)))
+    return Adjacency(indptr, neighbor[order].astype(np.int32), cumulative, np.asarray(keys, np.int64))
+
+
+def _pointer_type(num_edges: int) -> np.dtype[Any]:
+    """Half the bytes are half the cache: int32 for fewer than 2^31 edges."""
+    return np.dtype(np.int32 if num_edges <= np.iinfo(np.int32).max else np.int64)
+
+
+def _dtype(name: str, num_edges: int) -> np.dtype[Any]:
+    """Type of the values of one file of the folder."""
+    if name.endswith("_indptr.npy"):
+        return _pointer_type(num_edges)
+    return np.dtype(np.int32 if name.endswith("_indices.npy") else np.int64)
+
+
+def _lengths(num_items: int, num_contexts: int, num_edges: int, weighted: bool) -> dict[str, int]:
+    """Values per file of the folder."""
+    lengths: dict[str, int] = {}
+    for side, nodes in zip(SIDES, (num_items, num_contexts), strict=True):
+        lengths |= {f"{side}_indptr.npy": nodes + 1, f"{side}_indices.npy": num_edges}
+        lengths |= {f"{side}_keys.npy": nodes}
+        if weighted:
+            lengths[f"{side}_cumulative.npy"] = num_edges
+    return lengths
+
+
+def _write_meta(folder: Path, num_items: int, num_contexts: int, num_edges: int, weighted: bool) -> None:
+    meta = {
+        "num_items": num_items,
+        "num_contexts": num_contexts,
+        "num_edges": num_edges,
+        "weighted": weighted,
+    }
+    (folder / META).write_text(json.dumps(meta) + "\n", encoding="utf-8")
+
+
+# --- building on Spark ------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class CsrInfo:
+    """Size of a graph folder and sha256 over the chunk hashes of its files, in name order."""
+
+    bytes: int
+    sha256: str
+
+
+def write_csr(
+    edges: DataFrame,
+    nodes: DataFrame,
+    num_items: int,
+    num_contexts: int,
+    folder: Path,
+    weighted: bool,
+) -> CsrInfo:
+    """Build the folder on the executors, out of core; the driver sees one row per slice.
+
+    Every side is cut in slices of consecutive nodes. Spark sorts a slice's node rows and
+    edge rows (spilling as it must), and the slice's task streams them into its own byte
+    ranges of the preallocated files. A repeated or concurrent attempt writes the same
+    bytes, and no partitioning or row order changes them. meta.json is written last.
+
+    Args:
+        edges: item INT, context INT, and weight BIGINT (fixed point, > 0) when weighted;
+            pairs are unique.
+        nodes: node_type STRING, node_id BIGINT (items first, then contexts), node_key BIGINT.
+        num_items: Number of items.
+        num_contexts: Number of contexts.
+        folder: Where every host of the cluster reads and writes the same files.
+        weighted: Whether to keep the weights.
+
+    Raises:
+        InputError: node ids are not exactly 0..num_items + num_contexts - 1, or a weight
+            is not positive. A repeated or dangling edge fails its task.
+    """
+    spark = edges.sparkSession
+    num_nodes = {ITEM: num_items, CONTEXT: num_contexts}
+    num_edges = edges.count()
+    slices = {side: max(1, min(n, -(-num_edges // ROWS_PER_SLICE))) for side, n in num_nodes.items()}
+    # A slice's number counts through both sides: items' slices first.
+    first_slice = {ITEM: 0, CONTEXT: slices[ITEM]}
+
+    def rows(side: str, node: str, neighbor: str | None, value: Any, source: DataFrame) -> DataFrame:
+        within = F.expr(f"cast({node} AS BIGINT) * {slices[side]} div {max(1, num_nodes[side])}")
+        return source.select(
+            (within + first_slice[side]).cast("int").alias("slice"),
+            F.col(node).cast("int").alias("node"),
+            # a node's own row comes before its edges
+            (F.col(neighbor) if neighbor else F.lit(-1)).cast("int").alias("neighbor"),
+            value.cast("bigint").alias("value"),
+        )
+
+    weight = F.col("weight") if weighted else F.lit(1)
+    items = nodes.where(F.col("node_type") == ITEM)
+    contexts = nodes.where(F.col("node_type") == CONTEXT).withColumn("node_id", F.col("node_id") - num_items)
+    everything = (
+        rows(ITEM, "node_id", None, F.col("node_key"), items)
+        .unionByName(rows(CONTEXT, "node_id", None, F.col("node_key"), contexts))
+        .unionByName(rows(ITEM, "item", "context", weight, edges))
+        .unionByName(rows(CONTEXT, "context", "item", weight, edges))
+    )
+    offsets = _slice_offsets(everything, num_nodes, slices, first_slice, num_edges)
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / META).unlink(missing_ok=True)
+    starts = _preallocate(folder, num_items, num_contexts, num_edges, weighted)
+    writer = _slice_writer(str(folder), starts, offsets, slices[ITEM], num_edges, weighted)
+    written = (
+        everything.repartitionById(sum(slices.values()), F.col("slice"))
+        .sortWithinPartitions("slice", "node", "neighbor")
+        .mapInArrow(writer, "rows BIGINT")
+        .agg(F.sum("rows"))
+        .first()
+    )
+    total = num_items + num_contexts + 2 * num_edges
+    if written is None or (written[0] or 0) != total:
+        raise InputError(f"graph rows must be stable while it is built: {total} expected, got {written}")
+    _write_meta(folder, num_items, num_contexts, num_edges, weighted)
+    return csr_info(spark, folder)
+
+
+def csr_info(spark: SparkSession, folder: Path) -> CsrInfo:
+    """Size and hash of a graph folder, read back on the executors in chunks.
+
+    sha256 is over one line `name offset digest` per chunk, so equal folders of any
+    origin give equal hashes.
+    """
+    meta = read_meta(folder)
+    sizes = {name: (folder / name).stat().st_size for name in sorted([*_lengths(**meta), META])}
+    chunks = [
+        (name, offset) for name, size in sizes.items() for offset in range(0, max(1, size), CHUNK_BYTES)
+    ]
+
+    def digest(chunk: tuple[str, int]) -> str:
+        name, offset = chunk
+        with (folder / name).open("rb") as file:
+            file.seek(offset)
+            left = CHUNK_BYTES
+            sha = hashlib.sha256()
+            while left and (data := file.read(min(left, 1 << 20))):
+                sha.update(data)
+                left -= len(data)
+        return f"{name} {offset} {sha.hexdigest()}\n"
+
+    lines = spark.sparkContext.parallelize(chunks, len(chunks)).map(digest).collect()
+    return CsrInfo(sum(sizes.values()), hashlib.sha256("".join(lines).encode()).hexdigest())
+
+
+def _slice_offsets(
+    everything: DataFrame,
+    num_nodes: dict[str, int],
+    slices: dict[str, int],
+    first_slice: dict[str, int],
+    num_edges: int,
+) -> list[tuple[int, int]]:
+    """(first node, first edge) of every slice, within its side."""
+    is_node = F.col("neighbor") < 0
+    seen = {
+        row["slice"]: row
+        for row in everything.groupBy("slice")
+        .agg(
+            F.count_if(is_node).alias("nodes"),
+            F.count_if(~is_node).alias("edges"),
+            F.min(F.when(~is_node, F.col("value"))).alias("weight"),
+        )
+        .collect()
+    }
+    # An index out of range lands in no slice of its side, and its edge is missed there.
+    offsets = []
+    for side in SIDES:
+        node, edge = 0, 0
+        for number in range(first_slice[side], first_slice[side] + slices[side]):
+            offsets.append((node, edge))
+            row = seen.get(number)
+            if row is None:
+                continue
+            if row["weight"] is not None and row["weight"] <= 0:
+                raise InputError(f"weight must be > 0, got {row['weight']}; drop such edges at ingest")
+            node, edge = node + row["nodes"], edge + row["edges"]
+        if node != num_nodes[side] or edge != num_edges:
+            raise InputError(
+                f"nodes must hold each of {num_nodes[side]} {side}s once and edges only known ones, "
+                f"got {node} nodes and {edge} of {num_edges} edges; rerun ingest"
+            )
+    return offsets
+
+
+def _preallocate(
+    folder: Path, num_items: int, num_contexts: int, num_edges: int, weighted: bool
+) -> dict[str, int]:
+    """Create the files at full length; returns where each one's values start, in bytes."""
+    starts = {}
+    for name, length in _lengths(num_items, num_contexts, num_edges, weighted).items():
+        dtype = _dtype(name, num_edges)
+        with (folder / name).open("wb") as file:
+            descr = np.lib.format.dtype_to_descr(dtype)
+            header = {"descr": descr, "fortran_order": False, "shape": (length,)}
+            np.lib.format.write_array_header_1_0(file, header)
+            starts[name] = file.tell()
+            file.truncate(starts[name] + length * dtype.itemsize)
+            if name.endswith("indptr.npy"):
+                # Slices write where each row starts; this is where the last one ends.
+                last = np.array([num_edges], dtype)
+                _pwrite(file.fileno(), last, starts[name] + (length - 1) * dtype.itemsize)
+    return starts
+
+
+def _slice_writer(
+    folder: str,
+    starts: dict[str, int],
+    offsets: list[tuple[int, int]],
+    item_slices: int,
+    num_edges: int,
+    weighted: bool,
+) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+    """A mapInArrow function: sorted rows of slices -> bytes in the files."""
+
+    def write(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        files: dict[str, int] = {}
+        state: _SliceState | None = None
+        rows = 0
+        try:
+            for batch in batches:
+                number, node, neighbor, value = (column.to_numpy() for column in batch.columns)
+                cuts = [0, *(np.flatnonzero(np.diff(number)) + 1).tolist(), len(number)]
+                for low, high in itertools.pairwise(cuts):
+                    if low == high:
+                        continue
+                    if state is None or state.number != number[low]:
+                        side = ITEM if number[low] < item_slices else CONTEXT
+                        state = _SliceState(int(number[low]), side, *offsets[number[low]])
+                    part = slice(low, high)
+                    for name, at, values in state.take(node[part], neighbor[part], value[part], weighted):
+                        if name not in files:
+                            files[name] = os.open(Path(folder) / name, os.O_WRONLY)
+                        array = values.astype(_dtype(name, num_edges))
+                        _pwrite(files[name], array, starts[name] + at * array.itemsize)
+                    rows += high - low
+            for file in files.values():
+                os.fsync(file)
+        finally:
+            for file in files.values():
+                os.close(file)
+        yield pa.RecordBatch.from_pydict({"rows": pa.array([rows], pa.int64())})
+
+    return write
+
+
+@dataclass
+class _SliceState:
+    """How far a slice has been written; carried from one Arrow batch to the next."""
+
+    number: int
+    side: str
+    next_node: int
+    next_edge: int
+    neighbor: int = -1
+    """Last entry of the row being written; -1 before its first."""
+    total: int = 0
+    """Weight of the row being written, so far."""
+
+    def take(
+        self, node: Int32, neighbor: Int32, value: Int64, weighted: bool
+    ) -> Iterator[tuple[str, int, NDArray[Any]]]:
+        """Rows in (node, neighbor) order -> (file, first position, values) to write."""
+        is_node = neighbor < 0
+        is_edge = ~is_node
+        edges_before: Int64 = np.cumsum(is_edge) - is_edge
+        opened = node[is_node]
+        # Which row each line belongs to: nodes are consecutive, edges follow their node.
+        row = self.next_node - 1 + np.cumsum(is_node)
+        previous = np.concatenate([[self.neighbor], neighbor[:-1]])
+        if (row != node).any() or (is_edge & (neighbor <= previous)).any():
+            bad = int(np.flatnonzero((row != node) | (is_edge & (neighbor <= previous)))[0])
+            raise InputError(
+                f"graph rows must be each known node once and each edge once, got {self.side} "
+                f"{node[bad]} with neighbor {neighbor[bad]} out of order; rerun ingest"
+            )
+        yield f"{self.side}_indptr.npy", self.next_node, self.next_edge + edges_before[is_node]
+        yield f"{self.side}_keys.npy", self.next_node, value[is_node]
+        yield f"{self.side}_indices.npy", self.next_edge, neighbor[is_edge]
+        weight = np.where(is_edge, value, 0)
+        running = self.total + np.cumsum(weight)
+        # A row's running weight restarts at its node line: take off what came before it.
+        before = np.maximum.accumulate(np.where(is_node, running, 0))
+        if weighted:
+            yield f"{self.side}_cumulative.npy", self.next_edge, (running - before)[is_edge]
+        self.total = int(running[-1] - before[-1])
+        self.neighbor = int(neighbor[-1])
+        self.next_node += len(opened)
+        self.next_edge += int(is_edge.sum())
+
+
+def _pwrite(file: int, array: NDArray[Any], position: int) -> None:
+    data = memoryview(np.ascontiguousarray(array).view(np.uint8).data)
+    while data:
+        written = os.pwrite(file, data, position)
+        data, position = data[written:], position + written

@@ -1,0 +1,90 @@
+"""The neighborhoods table on Spark: blocks of nodes walked on a mapped graph, no shuffle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql.types import StructType
+
+from walkbits import config
+from walkbits.graph.csr import BipartiteCsr, read_meta, target_of
+from walkbits.graph.walks import neighborhoods_of
+from walkbits.schemas import ITEM, NEIGHBORHOODS
+from walkbits.storage.artifacts import HostFolder
+
+NODES_PER_BATCH: Final = 4096
+"""Nodes of one row of the task list and one Arrow batch out; results do not depend on it."""
+COLUMNS: Final = ("relation", "node", "neighbors", "visits")
+
+
+def build_neighborhoods(
+    spark: SparkSession,
+    graph: HostFolder,
+    relation: config.Relation,
+    walks: config.Walks,
+    seed: int,
+    num_partitions: int | None = None,
+) -> DataFrame:
+    """One row per node of the target type, isolated ones included.
+
+    Args:
+        spark: The session.
+        graph: The graph folder (see graph.csr), already on its way to each host.
+        relation: Target and source type.
+        walks: The walks; see graph.walks for what they do.
+        seed: Seed of the run.
+        num_partitions: Tasks to cut the nodes into; default four per core, because blocks
+            differ in cost. The rows do not depend on it.
+
+    Returns:
+        relation, node, neighbors, visits as in schemas.NEIGHBORHOODS.
+
+    Raises:
+        InputError: there is no finished graph in the folder.
+    """
+    meta = read_meta(graph.local())
+    num_nodes = meta["num_items"] if target_of(relation) == ITEM else meta["num_contexts"]
+    num_blocks = -(-num_nodes // NODES_PER_BATCH)
+    partitions = num_partitions or 4 * spark.sparkContext.defaultParallelism
+    blocks = spark.range(0, num_blocks, 1, max(1, min(partitions, num_blocks)))
+    columns = [field for field in NEIGHBORHOODS.schema.fields if field.name in COLUMNS]
+    return blocks.mapInArrow(_walk_blocks(graph, relation, walks, seed, num_nodes), StructType(columns))
+
+
+def _walk_blocks(
+    graph: HostFolder, relation: config.Relation, walks: config.Walks, seed: int, num_nodes: int
+) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+    def walk(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        csr = BipartiteCsr.open(graph.local())
+        for batch in batches:
+            for block in batch.column("id").to_pylist():
+                low = block * NODES_PER_BATCH
+                nodes = np.arange(low, min(low + NODES_PER_BATCH, num_nodes), dtype=np.int32)
+                found = neighborhoods_of(csr, relation, nodes, walks, seed)
+                yield neighborhood_batch(relation, nodes, *found)
+
+    return walk
+
+
+def neighborhood_batch(
+    relation: str,
+    nodes: np.ndarray[tuple[int], np.dtype[np.int32]],
+    indptr: np.ndarray[tuple[int], np.dtype[np.int64]],
+    neighbors: np.ndarray[tuple[int], np.dtype[np.int32]],
+    visits: np.ndarray[tuple[int], np.dtype[np.int32]],
+) -> pa.RecordBatch:
+    """Rows of the table over the flat arrays of `neighborhoods_of`, their values not copied."""
+    offsets = pa.array(indptr.astype(np.int32))
+    return pa.RecordBatch.from_arrays(
+        [
+            pa.repeat(pa.scalar(relation), len(nodes)),
+            pa.array(nodes),
+            pa.ListArray.from_arrays(offsets, pa.array(neighbors)),
+            pa.ListArray.from_arrays(offsets, pa.array(visits)),
+        ],
+        names=list(COLUMNS),
+    )

@@ -1,0 +1,334 @@
+"""Importance neighborhoods by random walks (PinSage, section 3.1), on a mapped graph.
+
+The walk. A walk starts at a target node and makes `walk_length` rounds. A round starts at
+a node of the target type: hop out to a random neighbor on the other side, hop home to a
+random neighbor of that one. A visit is counted on arrival at a node of the source type:
+after the hop home where source and target type are one (`item_from_item`), after the hop
+out otherwise; so every walk makes `walk_length` visits. After a round, with
+`restart_probability`, the walker goes back to its start; the next round begins there.
+Arrivals at the start node itself use up their visit but are not counted. A walk from an
+isolated node makes no visit.
+
+The draws, for round k = 0, 1, ... of walk w from the node with key n (see walkbits.rng):
+    hop out   draw(seed, n, w, 2k)          hop home   draw(seed, n, w, 2k + 1)
+    restart   draw(seed, n, w, RESTART + k) < restart_probability * 2^64
+so longer walks, and more of them, extend the same paths. Of a row with d equal edges, draw
+u takes entry (u >> 32) * d >> 32; of a weighted row with total weight s, the first entry
+whose cumulative weight exceeds u mod s.
+
+The neighborhood of a node are its `num_neighbors` most visited nodes, by count descending,
+then index ascending.
+
+Plan: compiled hops in lockstep over some walkers, in short loops, so that their memory
+reads overlap; numpy's SIMD sort of a block of rows, small enough for the core's cache; one
+linear pass for counts and, by a histogram of counts, the top. Nothing is sorted twice.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+from llvmlite import ir  # type: ignore[import-untyped]
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+from numpy.typing import NDArray
+
+from walkbits import config
+from walkbits.errors import InputError
+from walkbits.graph.csr import Adjacency, BipartiteCsr, source_of, target_of
+from walkbits.rng import start_key, step_draw, walker_key
+
+Int32 = NDArray[np.int32]
+Int64 = NDArray[np.int64]
+
+RESTART: Final = np.uint64(1 << 32)
+"""First counter of the restart draws, beyond every hop's."""
+_LANES: Final = 192
+"""Walkers in lockstep: enough reads in flight, few enough to stay in the first cache."""
+_BLOCK_VISITS: Final = 1 << 22
+"""Most visits of a block, unless one node makes more: bounds memory when walks are many."""
+_HALF: Final = np.uint64(32)
+_TWO: Final = np.uint64(2)
+_ONE: Final = np.uint64(1)
+
+
+def neighborhoods_of(
+    csr: BipartiteCsr, relation: config.Relation, nodes: Int32, walks: config.Walks, seed: int
+) -> tuple[Int64, Int32, Int32]:
+    """The neighborhood of each of `nodes`; depends on nothing but graph, node, walks and seed.
+
+    Args:
+        csr: The graph; walked by weight when it is weighted.
+        relation: Target and source type.
+        nodes: int [n], indices of target nodes, in any order.
+        walks: Number, length and restarts of the walks, T, and the block size (speed only).
+        seed: Seed of the run.
+
+    Returns:
+        indptr int64 [n + 1], neighbors int32, visits int32: the neighborhood of nodes[i] is
+        neighbors[indptr[i]:indptr[i + 1]], by visits descending, then index ascending; empty
+        for an isolated node.
+
+    Raises:
+        InputError: a node is not an index of the target type.
+    """
+    out, home = csr.sides(relation)
+    nodes = np.asarray(nodes, np.int32)
+    if len(nodes) and (nodes.min() < 0 or nodes.max() >= out.num_nodes):
+        raise InputError(
+            f"nodes must be {target_of(relation)} indices in 0..{out.num_nodes - 1}, "
+            f"got {nodes.min()}..{nodes.max()}"
+        )
+    same_type = target_of(relation) == source_of(relation)
+    walked = np.flatnonzero(out.indptr[nodes + np.int64(1)] > out.indptr[nodes])
+    num_visits = walks.num_walks * walks.walk_length
+    block_size = max(1, min(walks.block_size, _BLOCK_VISITS // num_visits, len(walked)))
+
+    visited = np.empty((block_size, num_visits), np.int32)
+    sizes = np.zeros(len(nodes), np.int64)
+    most = min(walks.num_neighbors, num_visits, (out if same_type else home).num_nodes)
+    neighbors = np.empty(len(walked) * most, np.int32)
+    visits = np.empty(len(walked) * most, np.int32)
+    filled = 0
+    for low in range(0, len(walked), block_size):
+        block = walked[low : low + block_size]
+        starts = nodes[block]
+        rows = visited[: len(block)]  # [nodes of the block, num_walks * walk_length]
+        _walk(
+            _arrays(out),
+            _arrays(home),
+            csr.weighted,
+            starts,
+            out.keys[starts].view(np.uint64),
+            np.uint64(seed),
+            walks.walk_length,
+            np.uint64(int(walks.restart_probability * 2.0**64)),
+            same_type,
+            rows.reshape(len(block), walks.num_walks, walks.walk_length),
+        )
+        rows.sort(axis=1)
+        # No index is -1: of two types, no source node is the start.
+        own = starts if same_type else np.full(len(block), -1, np.int32)
+        size = _top(rows, own, walks.num_neighbors, neighbors[filled:], visits[filled:])
+        sizes[block] = size
+        filled += int(size.sum())
+    indptr = np.zeros(len(nodes) + 1, np.int64)
+    np.cumsum(sizes, out=indptr[1:])
+    return indptr, neighbors[:filled], visits[:filled]
+
+
+def _arrays(side: Adjacency) -> tuple[Int32 | Int64, Int32, Int64]:
+    return side.indptr, side.indices, side.cumulative
+
+
+def _prefetch_code(typing_context: Any, array: Any, index: Any) -> Any:
+    """Ask the memory for array[index], for soon, without waiting for it."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array_type = signature.args[0]
+        struct = context.make_array(array_type)(context, builder, arguments[0])
+        element = cgutils.get_item_pointer(  # type: ignore[no-untyped-call]
+            context, builder, array_type, struct, [arguments[1]], wraparound=False
+        )
+        pointer = builder.bitcast(element, ir.IntType(8).as_pointer())
+        number = ir.IntType(32)
+        function = builder.module.declare_intrinsic(
+            "llvm.prefetch", [pointer.type], ir.FunctionType(ir.VoidType(), [pointer.type, *[number] * 3])
+        )
+        # to read, into the second cache level (the first one's few slots are for the reads), data
+        builder.call(function, [pointer, number(0), number(2), number(1)])
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp), generate
+
+
+_prefetch: Final[Any] = intrinsic(_prefetch_code)
+
+
+@njit(cache=True, nogil=True)
+def _walk(
+    out: Any, home: Any, weighted: Any, starts: Any, keys: Any, seed: Any, walk_length: Any,
+    restart_below: Any, same_type: Any, visited: Any,
+) -> None:  # fmt: skip
+    """Fill visited int32 [nodes, num_walks, walk_length] with the nodes each walk arrives at."""
+    num_walks = visited.shape[1]
+    flat = visited.reshape(starts.size * num_walks, walk_length)
+    # Unsigned, because numba checks each signed index for a negative one.
+    walkers = np.empty(_LANES, np.uint64)
+    draws = np.empty(_LANES, np.uint64)
+    entries = np.empty(_LANES, np.uint64)
+    lasts = np.empty(_LANES, np.uint64)
+    start = np.empty(_LANES, np.uint32)
+    at = np.empty(_LANES, np.uint32)
+    for first in range(0, flat.shape[0], _LANES):
+        lanes = min(_LANES, flat.shape[0] - first)
+        node, walk = first // num_walks, first % num_walks
+        key = start_key(seed, keys[node])
+        for i in range(lanes):
+            if walk == num_walks:
+                node, walk = node + 1, 0
+                key = start_key(seed, keys[node])
+            walkers[i] = walker_key(key, np.uint64(walk))
+            start[i] = at[i] = starts[node]
+            walk += 1
+        for k in range(walk_length):
+            step = np.uint64(k) * _TWO
+            _hop(out, home, weighted, walkers, step, lanes, draws, entries, lasts, at)
+            if not same_type:
+                for i in range(lanes):
+                    flat[first + i, k] = at[i]
+                if k + 1 == walk_length:
+                    break
+            _hop(home, out, weighted, walkers, step + _ONE, lanes, draws, entries, lasts, at)
+            if same_type:
+                for i in range(lanes):
+                    flat[first + i, k] = at[i]
+            if restart_below:
+                for i in range(lanes):
+                    if step_draw(walkers[i], RESTART + np.uint64(k)) < restart_below:
+                        at[i] = start[i]
+
+
+@njit(cache=True, nogil=True)
+def _hop(
+    side: Any, next_side: Any, weighted: Any, walkers: Any, step: Any, lanes: Any, draws: Any,
+    entries: Any, lasts: Any, at: Any,
+) -> None:  # fmt: skip
+    """Move every lane along one edge; each loop asks ahead for what the next one reads."""
+    indptr, indices, cumulative = side
+    next_indptr = next_side[0]
+    for i in range(lanes):
+        draws[i] = step_draw(walkers[i], step)
+    if weighted:
+        for i in range(lanes):
+            lasts[i] = np.uint64(indptr[at[i] + _ONE]) - _ONE
+            _prefetch(cumulative, np.intp(lasts[i]))
+        for i in range(lanes):
+            low = np.uint64(indptr[at[i]])
+            total = np.uint64(cumulative[lasts[i]])
+            draws[i] %= total
+            # About where the edge lies if weights are alike; the search starts there.
+            share = np.float64(draws[i]) / np.float64(total)
+            entries[i] = min(low + np.uint64(share * np.float64(lasts[i] - low + _ONE)), lasts[i])
+            _prefetch(cumulative, np.intp(entries[i]))
+        for i in range(lanes):
+            low = np.uint64(indptr[at[i]])
+            entries[i] = _search(cumulative, low, lasts[i], entries[i], np.int64(draws[i]))
+            _prefetch(indices, np.intp(entries[i]))
+    else:
+        for i in range(lanes):
+            low = np.uint64(indptr[at[i]])
+            degree = np.uint64(indptr[at[i] + _ONE]) - low
+            entry = low + ((draws[i] >> _HALF) * degree >> _HALF)
+            entries[i] = entry
+            _prefetch(indices, np.intp(entry))
+    for i in range(lanes):
+        arrived = np.uint32(indices[entries[i]])
+        at[i] = arrived
+        _prefetch(next_indptr, np.intp(arrived))
+
+
+@njit(cache=True, nogil=True)
+def _search(cumulative: Any, low: Any, last: Any, guess: Any, target: Any) -> Any:
+    """First entry of low..last whose cumulative weight exceeds target: away from the guess in
+    doubling steps until it is enclosed, then by halves. All positions uint64.
+    """
+    step = _ONE
+    if cumulative[guess] > target:
+        high = guess
+        while high >= low + step and cumulative[high - step] > target:
+            high -= step
+            step += step
+        if high >= low + step:
+            low = high - step + _ONE
+    else:
+        low = guess + _ONE
+        while low + step <= last and cumulative[low + step - _ONE] <= target:
+            low += step
+            step += step
+        high = min(last, low + step - _ONE)
+    while low < high:
+        middle = (low + high) >> _ONE
+        if cumulative[middle] > target:
+            high = middle
+        else:
+            low = middle + _ONE
+    return low
+
+
+@njit(cache=True, nogil=True)
+def _top(rows: Any, own: Any, num_neighbors: Any, neighbors: Any, visits: Any) -> Any:
+    """Counts of sorted rows and their top, packed one row after the other.
+
+    Args:
+        rows: int32 [nodes, num_visits], each row ascending.
+        own: int32 [nodes], the value of each row that is not counted.
+        num_neighbors: T.
+        neighbors: int32, receives the kept values.
+        visits: int32, receives their counts.
+
+    Returns:
+        int64 [nodes], how many were kept per row.
+    """
+    num_rows, num_visits = rows.shape
+    sizes = np.empty(num_rows, np.int64)
+    ends = np.empty(num_visits, np.int32)
+    repeated = np.empty(num_visits, np.int32)
+    counts = np.empty(num_visits, np.int32)
+    # histogram[c]: values with count c; later, where the next one of them goes
+    histogram = np.zeros(num_visits + 1, np.int64)
+    filled = 0
+    for r in range(num_rows):
+        row = rows[r]
+        runs = np.int64(0)
+        for j in range(1, num_visits):
+            ends[runs] = j
+            runs += np.int64(row[j] != row[j - 1])
+        ends[runs] = num_visits
+        runs += 1
+        # Most values were visited once: only the others enter the histogram.
+        many = np.int64(0)
+        begin = np.int32(0)
+        for i in range(runs):
+            count = ends[i] - begin
+            repeated[many] = begin
+            counts[many] = count
+            many += np.int64(count > 1)
+            begin = ends[i]
+        most = np.int64(1)
+        for i in range(many):
+            if row[repeated[i]] == own[r]:
+                counts[i] = 0
+            histogram[counts[i]] += 1
+            most = max(most, np.int64(counts[i]))
+        # Higher counts come first; the last count that fits may fit in part.
+        size = 0
+        least = most + 1
+        while least > 2 and size < num_neighbors:
+            least -= 1
+            size, histogram[least] = size + histogram[least], size
+        size = min(size, num_neighbors)
+        for i in range(many):
+            count = counts[i]
+            if count >= least:
+                place = histogram[count]
+                if place < num_neighbors:
+                    neighbors[filled + place] = row[repeated[i]]
+                    visits[filled + place] = count
+                    histogram[count] = place + 1
+        histogram[: most + 1] = 0
+        # Room that is left goes to values visited once.
+        begin = np.int32(0)
+        for i in range(runs):
+            if size == num_neighbors:
+                break
+            if ends[i] - begin == 1 and row[begin] != own[r]:
+                neighbors[filled + size] = row[begin]
+                visits[filled + size] = 1
+                size += 1
+            begin = ends[i]
+        sizes[r] = size
+        filled += size
+    return sizes

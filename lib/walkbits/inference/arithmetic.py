@@ -1,0 +1,158 @@
+"""The arithmetic of a layer on plain arrays: what the trainer's modules do, without torch.
+
+A GEMM gives a row the same bits at any position of an equally tall block, not in a block
+of another height. So linear maps run on blocks of one fixed height, and everything else
+works on one row at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from walkbits.models.card import Activation, Combine, Dense, Linear, Pool
+
+F32 = NDArray[np.float32]
+I32 = NDArray[np.int32]
+I64 = NDArray[np.int64]
+
+Weights = Mapping[str, F32]
+
+
+def linear(x: F32, layer: Linear | None, weights: Weights) -> F32:
+    """`x W^T + b`, or x where there is no layer.
+
+    Args:
+        x: fp32 [rows, width].
+
+    Returns:
+        fp32 [rows, layer.size].
+    """
+    if layer is None:
+        return x
+    y = x @ weights[f"{layer.name}.weight"].T  # [rows, size]
+    if layer.bias:
+        y += weights[f"{layer.name}.bias"]
+    return y
+
+
+def activate(x: F32, activation: Activation) -> F32:
+    """The activation of every coordinate of fp32 [rows, width]."""
+    if activation == "relu":
+        return np.maximum(x, np.float32(0))
+    if activation == "tanh":
+        return np.tanh(x)
+    return x
+
+
+def dense(x: F32, layer: Dense, weights: Weights) -> F32:
+    """`activation(x W^T + b)`: fp32 [rows, width] -> fp32 [rows, size]."""
+    return activate(linear(x, layer.linear, weights), layer.activation)
+
+
+def combine(own: F32, pooled: F32, sizes: I64, how: Combine) -> F32:
+    """What a target node holds and what it pooled, before the layer's linear map.
+
+    Args:
+        own: fp32 [rows, width] (not read by `pooled`).
+        pooled: fp32 [rows, hidden].
+        sizes: int64 [rows], |N(u)|.
+
+    Returns:
+        fp32: `concat` [own ; pooled], `average` (own + pooled) / (1 + |N(u)|), or pooled.
+    """
+    if how == "concat":
+        return np.concatenate([own, pooled], axis=1)  # [rows, width + hidden]
+    if how == "average":
+        return np.asarray((own + pooled) / (1 + sizes).astype(np.float32)[:, None], dtype=np.float32)
+    return pooled
+
+
+def normalise(x: F32) -> F32:
+    """Each row divided by its L2 norm; a zero row stays zero. fp32 [rows, width]."""
+    norm = np.sqrt(np.einsum("nd,nd->n", x, x))  # [rows]
+    norm[norm == 0] = 1
+    return np.asarray(x / norm[:, None], dtype=np.float32)
+
+
+def pool_weights(indptr: I64, visits: I32, pool: Pool) -> F32:
+    """What each neighbor counts in its neighborhood.
+
+    Args:
+        indptr: int64 [rows + 1], from 0.
+        visits: int32 [indptr[-1]], positive.
+
+    Returns:
+        fp32 [indptr[-1]]: `importance` visits / their sum, `mean` 1 / |N(u)|, otherwise 1.
+    """
+    if pool in ("max", "sum"):
+        return np.ones(len(visits), np.float32)
+    sizes = np.diff(indptr)  # [rows]
+    if pool == "mean":
+        return np.repeat(1 / np.maximum(sizes, 1), sizes).astype(np.float32)
+    running = np.concatenate([[0], np.cumsum(visits, dtype=np.int64)])
+    totals = running[indptr[1:]] - running[indptr[:-1]]  # [rows]
+    return np.asarray(visits / np.repeat(totals, sizes), dtype=np.float32)
+
+
+def degree_normalised(weights: F32, indptr: I64, references: F32) -> F32:
+    """Each weight divided by sqrt(|N(u)| * references of v) (LightGCN, He et al. 2020, equation 3).
+
+    Args:
+        weights: fp32 [indptr[-1]].
+        indptr: int64 [rows + 1], from 0.
+        references: fp32 [indptr[-1]], neighborhoods of the whole graph that hold v.
+    """
+    sizes = np.diff(indptr)
+    return np.asarray(weights / np.sqrt(np.repeat(sizes, sizes) * references), dtype=np.float32)
+
+
+def pool(matrix: F32, indptr: I64, rows: I32, weights: F32, how: Pool) -> F32:
+    """Pool rows of a matrix over neighborhoods, each in the order its neighbors are listed.
+
+    Args:
+        matrix: fp32 [num_sources, hidden], often a mapped file.
+        indptr: int64 [targets + 1], from 0.
+        rows: int32 [indptr[-1]], rows of `matrix`; the caller has checked the range.
+        weights: fp32 [indptr[-1]] from `pool_weights`.
+
+    Returns:
+        fp32 [targets, hidden]; zeros where a neighborhood is empty.
+    """
+    pooled = np.zeros((len(indptr) - 1, matrix.shape[1]), np.float32)
+    if how == "max":
+        _maximum(matrix, indptr, rows, pooled)
+    else:
+        _weighted_sum(matrix, indptr, rows, weights, pooled)
+    return pooled
+
+
+@njit(nogil=True, cache=True)
+def _weighted_sum(matrix: Any, indptr: Any, rows: Any, weights: Any, out: Any) -> None:
+    width = matrix.shape[1]
+    for u in range(len(indptr) - 1):
+        e, end = indptr[u], indptr[u + 1]
+        # Four rows in one pass: their loads overlap, and the sum is stored once for all.
+        while e + 4 <= end:
+            a, b, c, d = rows[e], rows[e + 1], rows[e + 2], rows[e + 3]
+            wa, wb, wc, wd = weights[e], weights[e + 1], weights[e + 2], weights[e + 3]
+            for k in range(width):
+                out[u, k] += wa * matrix[a, k] + wb * matrix[b, k] + wc * matrix[c, k] + wd * matrix[d, k]
+            e += 4
+        while e < end:
+            for k in range(width):
+                out[u, k] += weights[e] * matrix[rows[e], k]
+            e += 1
+
+
+@njit(nogil=True, cache=True)
+def _maximum(matrix: Any, indptr: Any, rows: Any, out: Any) -> None:
+    for u in range(len(indptr) - 1):
+        for e in range(indptr[u], indptr[u + 1]):
+            for k in range(matrix.shape[1]):
+                if e == indptr[u] or matrix[rows[e], k] > out[u, k]:
+                    out[u, k] = matrix[rows[e], k]

@@ -1,0 +1,62 @@
+"""The proof that the model ran on each node once per pass."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pyspark import TaskContext
+from pyspark.accumulators import Accumulator, AccumulatorParam
+from pyspark.sql import SparkSession
+
+from walkbits.errors import WalkbitsError
+
+Counts = dict[tuple[str, int, int], int]
+"""(pass, stage, partition) -> rows."""
+
+
+class _Merge(AccumulatorParam[Counts]):
+    """Later counts of a partition replace earlier ones."""
+
+    def zero(self, value: Counts) -> Counts:
+        return {}
+
+    def addInPlace(self, value1: Counts, value2: Counts) -> Counts:
+        value1.update(value2)
+        return value1
+
+
+class ModelRows:
+    """Rows that each pass of the model computed.
+
+    Tasks report their total by (pass, stage, partition): a retried or doubled task counts
+    once, while a pass that was evaluated twice counts twice.
+    """
+
+    def __init__(self, spark: SparkSession, expected: Mapping[str, int]) -> None:
+        self.expected = dict(expected)
+        self._counts: Accumulator[Counts] = spark.sparkContext.accumulator({}, _Merge())
+
+    def report(self, label: str, rows: int) -> None:
+        """In a task: rows of the pass that this partition has computed so far."""
+        task = TaskContext.get()
+        assert task is not None, "rows are reported by tasks"
+        self._counts.add({(label, task.stageId(), task.partitionId()): rows})
+
+    def seen(self) -> dict[str, int]:
+        """On the driver: rows per pass, so far."""
+        totals = dict.fromkeys(self.expected, 0)
+        for (label, _, _), rows in self._counts.value.items():
+            totals[label] += rows
+        return totals
+
+    def check(self) -> None:
+        """Raise WalkbitsError unless every pass computed each of its nodes once."""
+        seen = self.seen()
+        wrong = {
+            label: (seen[label], nodes) for label, nodes in self.expected.items() if seen[label] != nodes
+        }
+        if wrong:
+            raise WalkbitsError(
+                f"the model must run once per node and pass, got (rows, nodes) {wrong}; "
+                "look for nodes that the neighborhoods miss or hold twice"
+            )

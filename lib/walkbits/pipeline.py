@@ -1,0 +1,182 @@
+"""Stages and how they run: once, in order, resumable, one line of log each."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pyspark.sql import SparkSession
+
+from walkbits.config import Config, Section, config_hash
+from walkbits.errors import InputError
+from walkbits.schemas import RUN_METRICS, TABLES
+from walkbits.storage.runs import Logged, Run, is_published, log_stage, logged_stages, record_state
+from walkbits.storage.tables import Store, Written, parse_output, utc_now
+
+LOG = logging.getLogger("walkbits")
+
+_ARTIFACT = "artifacts/"
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a stage works with: the store, the settings and the run."""
+
+    store: Store
+    config: Config
+    run: Run
+
+    @property
+    def spark(self) -> SparkSession:
+        return self.store.spark
+
+    @property
+    def run_id(self) -> str:
+        return self.run.run_id
+
+    def artifacts(self, name: str) -> Path:
+        """Folder of one kind of plain files of this run; see `Config.artifacts`."""
+        return Path(self.config.artifacts or f"{self.config.root}/_artifacts") / self.run_id / name
+
+    def read(self, table_name: str, **where: Any) -> Any:
+        """This run's rows of a table, as committed."""
+        return self.store.read(TABLES[table_name], run_id=self.run_id, **where)
+
+    def artifact_written(self, name: str, rows: int) -> Written:
+        """Describe a finished artifact folder for the stage log."""
+        size, digest = folder_digest(self.artifacts(name))
+        return Written(f"{_ARTIFACT}{name}", rows, digest, size, None)
+
+    def metrics(self, stage: str, figures: dict[str, tuple[float, str]]) -> Written:
+        """Write a stage's figures: name -> (value, unit)."""
+        now = utc_now()
+        frame = self.spark.createDataFrame(
+            [(name, float(value), unit, now) for name, (value, unit) in figures.items()],
+            "metric string, value double, unit string, recorded_at timestamp",
+        )
+        return self.store.write(RUN_METRICS, frame.coalesce(1), self.run_id, stage=stage)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A step of the pipeline.
+
+    Attributes:
+        after: Stages whose outputs it reads.
+        settings: The config sections that decide its output, beside the seed.
+        run: Does the work; returns what it wrote.
+    """
+
+    name: str
+    after: tuple[str, ...]
+    settings: Callable[[Config], Iterable[Section | str]]
+    run: Callable[[Context], list[Written]]
+
+
+def execute(context: Context, stage: Stage) -> bool:
+    """Run a stage unless its logged outputs still stand.
+
+    Returns:
+        Whether work was done.
+
+    Raises:
+        InputError: a stage before it has not finished, or the run is published and its
+            outputs would have to be written again.
+    """
+    done = logged_stages(context.store, context.run_id)
+    key = stage_key(stage, context.config, context.run, done)
+    earlier = done.get(stage.name)
+    if earlier is not None and earlier.stage_key == key and _stands(context, earlier):
+        _report(context, stage.name, "kept", earlier.outputs, 0.0)
+        return False
+    if is_published(context.store, context.run_id):
+        raise InputError(
+            f"{stage.name}: a published run must not be written again, got {context.run_id} with other "
+            "settings or damaged outputs; start a new run with jobs/run_daily.py "
+            "(--new-attempt for the same inputs)"
+        )
+    LOG.info("stage=%s run=%s state=started", stage.name, context.run_id)
+    context.spark.sparkContext.setJobGroup(stage.name, f"walkbits {stage.name} {context.run_id}")
+    began = time.monotonic()
+    try:
+        outputs = stage.run(context)
+    except Exception as error:
+        record_state(
+            context.store, context.run, context.config, "failed", f"{stage.name}: {_first_line(error)}"
+        )
+        raise
+    seconds = time.monotonic() - began
+    log_stage(context.store, context.run_id, stage.name, key, outputs, seconds)
+    _report(context, stage.name, "done", outputs, seconds)
+    return True
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:500]
+
+
+def stage_key(stage: Stage, config: Config, run: Run, done: dict[str, Logged]) -> str:
+    """sha256 of everything that decides the stage's output.
+
+    Raises:
+        InputError: a stage before it has not finished.
+    """
+    missing = [name for name in stage.after if name not in done]
+    if missing:
+        raise InputError(
+            f"{stage.name}: stages {missing} must have finished for run {run.run_id}, got "
+            f"{sorted(done) or 'none'}; run them first, or all with jobs/run_daily.py"
+        )
+    upstream = [
+        f"{o.output}={o.fingerprint}" for name in stage.after for o in done[name].outputs if _decides(o)
+    ]
+    return config_hash(stage.name, config.seed, *stage.settings(config), *sorted(upstream))
+
+
+def _decides(output: Written) -> bool:
+    """Figures carry times; they decide nothing downstream."""
+    return not output.output.startswith(RUN_METRICS.name)
+
+
+def _stands(context: Context, logged: Logged) -> bool:
+    """Whether every logged output re-reads with the rows and checksum it was logged with."""
+    for output in filter(_decides, logged.outputs):
+        if output.output.startswith(_ARTIFACT):
+            _, fingerprint = folder_digest(context.artifacts(output.output.removeprefix(_ARTIFACT)))
+            found = (output.rows, fingerprint)
+        else:
+            name, partition = parse_output(output.output)
+            found = context.store.fingerprint(TABLES[name], context.run_id, **partition)
+        if found != (output.rows, output.fingerprint):
+            LOG.warning(
+                "output=%s run=%s state=changed expected=%s found=%s: rebuilding",
+                output.output, context.run_id, (output.rows, output.fingerprint), found,
+            )  # fmt: skip
+            return False
+    return True
+
+
+def _report(context: Context, stage: str, state: str, outputs: Iterable[Written], seconds: float) -> None:
+    counted = [o for o in outputs if _decides(o)]
+    rows, size = sum(o.rows for o in counted), sum(o.bytes for o in counted)
+    LOG.info(
+        "stage=%s run=%s state=%s rows=%d bytes=%d seconds=%.1f",
+        stage, context.run_id, state, rows, size, seconds,
+    )  # fmt: skip
+
+
+def folder_digest(folder: Path) -> tuple[int, str]:
+    """Bytes and sha256 of a folder's files by sorted name; (0, "") when there is none."""
+    digest, size = hashlib.sha256(), 0
+    files = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.exists() else []
+    for path in files:
+        digest.update(str(path.relative_to(folder)).encode())
+        with path.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+        size += path.stat().st_size
+    return size, digest.hexdigest() if files else ""

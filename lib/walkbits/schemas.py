@@ -1,0 +1,365 @@
+"""Every table of walkbits: columns with type, unit, shape and nullability; keys; constraints.
+
+This module is the only home of a table's shape. The Delta tables are created from it,
+`sql/tables/` is printed from it (a test holds the two equal), and every read selects
+these columns, so that a foreign extra column never travels.
+
+`index` of a node is its position within its type (item or context), in order of the
+external id; `node_id` is the index for items and number of items + index for contexts.
+Both are internal to a run. Tables that people query carry `external_id`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from pyspark.sql.types import (
+    ArrayType,
+    BinaryType,
+    DataType,
+    DateType,
+    DoubleType,
+    FloatType,
+    IntegerType,
+    LongType,
+    StringType,
+    StructField,
+    StructType,
+    TimestampType,
+)
+
+ITEM: Final = "item"
+CONTEXT: Final = "context"
+
+WEIGHT_SCALE: Final = 1 << 20
+"""Fixed point of edge weights: integer sums do not depend on row order."""
+
+
+_TYPES: Final[dict[str, DataType]] = {
+    "STRING": StringType(),
+    "INT": IntegerType(),
+    "BIGINT": LongType(),
+    "FLOAT": FloatType(),
+    "DOUBLE": DoubleType(),
+    "DATE": DateType(),
+    "TIMESTAMP": TimestampType(),
+    "BINARY": BinaryType(),
+    "ARRAY<INT>": ArrayType(IntegerType(), containsNull=False),
+    "ARRAY<BIGINT>": ArrayType(LongType(), containsNull=False),
+    "ARRAY<FLOAT>": ArrayType(FloatType(), containsNull=False),
+}
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: `type` is a Spark DDL type; `comment` gives meaning, unit and shape."""
+
+    name: str
+    type: str
+    comment: str
+    nullable: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A Delta table. `key` is unique within a partition set; `checks` are enforced by Delta."""
+
+    name: str
+    comment: str
+    columns: tuple[Column, ...]
+    key: tuple[str, ...]
+    partition_by: tuple[str, ...] = ("run_id",)
+    checks: dict[str, str] = field(default_factory=dict)
+    compression: str = "zstd"
+    """Parquet codec. Dense float vectors do not compress: `uncompressed` saves the time."""
+
+    @property
+    def names(self) -> list[str]:
+        return [column.name for column in self.columns]
+
+    @property
+    def schema(self) -> StructType:
+        """The Spark schema with comments."""
+        return StructType(
+            [StructField(c.name, _TYPES[c.type], c.nullable, {"comment": c.comment}) for c in self.columns]
+        )
+
+
+RUN_ID = Column("run_id", "STRING", "Run that wrote the row, yyyymmdd-<8 hex>-a<attempt>")
+NODE_TYPE = Column("node_type", "STRING", "item or context")
+NODE_ID = Column("node_id", "BIGINT", "Dense id within the run: items first, then contexts")
+EXTERNAL_ID = Column("external_id", "STRING", "Id of the node in the caller's data, exact")
+RECORDED_AT = Column("recorded_at", "TIMESTAMP", "When the row was written, UTC")
+NODE_TYPE_CHECK = {"node_type_known": "node_type IN ('item', 'context')"}
+
+NODES = Table(
+    "nodes",
+    "Every item and context of a run.",
+    (
+        RUN_ID,
+        NODE_TYPE,
+        NODE_ID,
+        EXTERNAL_ID,
+        Column("name", "STRING", "What people read beside the id", nullable=True),
+        Column("node_key", "BIGINT", "64-bit hash of (type, external id): keys the node's draws"),
+        Column("degree", "BIGINT", "Edges of the node"),
+    ),
+    key=("run_id", "node_id"),
+    checks={**NODE_TYPE_CHECK, "degree_not_negative": "degree >= 0"},
+)
+
+EDGES = Table(
+    "edges",
+    "Item-context edges, aggregated: one row per pair.",
+    (
+        RUN_ID,
+        Column("item", "INT", "Index of the item"),
+        Column("context", "INT", "Index of the context"),
+        Column("weight", "BIGINT", "Summed weight, fixed point 2^20"),
+        Column("interactions", "BIGINT", "Raw rows behind the edge"),
+    ),
+    key=("run_id", "item", "context"),
+    checks={"weight_positive": "weight > 0"},
+)
+
+HOLDOUT = Table(
+    "holdout",
+    "Edges set aside for evaluation, absent from `edges`.",
+    (
+        RUN_ID,
+        Column("item", "INT", "Index of the item"),
+        Column("context", "INT", "Index of the context"),
+    ),
+    key=("run_id", "context"),
+)
+
+FEATURES = Table(
+    "features",
+    "Item features, in the layout the model card names.",
+    (
+        RUN_ID,
+        NODE_ID,
+        Column("features", "BINARY", "little-endian fp32 vector, [feature_width]"),
+    ),
+    key=("run_id", "node_id"),
+    compression="uncompressed",
+)
+
+QUARANTINE = Table(
+    "quarantine",
+    "Input rows that were set aside, with the reason.",
+    (
+        RUN_ID,
+        Column("source", "STRING", "interactions or items"),
+        Column("reason", "STRING", "Rule that the row broke"),
+        Column("row", "STRING", "The row as JSON"),
+    ),
+    key=(),
+)
+
+NEIGHBORHOODS = Table(
+    "neighborhoods",
+    "Top-T nodes by visit count of random walks; every node of the target type has a row.",
+    (
+        RUN_ID,
+        Column("relation", "STRING", "<target type>_from_<source type>"),
+        Column("node", "INT", "Index of the target node"),
+        Column("neighbors", "ARRAY<INT>", "Indices of source nodes, visits desc then index asc, [<= T]"),
+        Column("visits", "ARRAY<INT>", "Visit counts, same order; weight = visits / their sum"),
+    ),
+    key=("run_id", "relation", "node"),
+    partition_by=("run_id", "relation"),
+    checks={"same_length": "size(neighbors) = size(visits)"},
+)
+
+REPRESENTATIONS = Table(
+    "representations",
+    "Output of every layer but the last: h^l of each node, once.",
+    (
+        RUN_ID,
+        Column("layer", "INT", "1 for the first convolution"),
+        NODE_TYPE,
+        Column("node", "INT", "Index of the node"),
+        Column("representation", "BINARY", "little-endian fp32 vector, [width of the layer]"),
+    ),
+    key=("run_id", "layer", "node_type", "node"),
+    partition_by=("run_id", "layer"),
+    compression="uncompressed",
+)
+
+EMBEDDINGS = Table(
+    "embeddings",
+    "Final embedding of each node.",
+    (
+        RUN_ID,
+        NODE_TYPE,
+        NODE_ID,
+        EXTERNAL_ID,
+        Column("embedding", "ARRAY<FLOAT>", "Unit length where the model normalises, [embedding_size]"),
+    ),
+    key=("run_id", "node_id"),
+    checks=NODE_TYPE_CHECK,
+    compression="uncompressed",
+)
+
+CODES = Table(
+    "codes",
+    "Sign codes of each embedding, one row per width.",
+    (
+        RUN_ID,
+        Column("code_bits", "INT", "Width of the code in bits"),
+        NODE_TYPE,
+        NODE_ID,
+        EXTERNAL_ID,
+        Column(
+            "code",
+            "ARRAY<BIGINT>",
+            "64-bit words, least significant bit first, bit = (x > 0), [code_bits / 64]",
+        ),
+        Column("scale", "FLOAT", "mean |x| before the sign; a float score is query x code x scale"),
+    ),
+    key=("run_id", "code_bits", "node_id"),
+    partition_by=("run_id", "code_bits"),
+    checks={**NODE_TYPE_CHECK, "code_width": "size(code) * 64 = code_bits"},
+)
+
+LSH_BUCKETS = Table(
+    "lsh_buckets",
+    "Bands of the items' codes: which items share a bucket.",
+    (
+        RUN_ID,
+        Column("band", "INT", "Number of the band, from 0"),
+        Column("bucket", "BIGINT", "The band's bits of the code as a number"),
+        NODE_ID,
+        EXTERNAL_ID,
+    ),
+    key=("run_id", "band", "node_id"),
+    checks={"bucket_not_negative": "bucket >= 0"},
+)
+
+RELATED = Table(
+    "related",
+    "For every item its nearest items by inner product of embeddings.",
+    (
+        RUN_ID,
+        Column("item_id", "STRING", "External id of the item"),
+        Column("rank", "INT", "1 is nearest; ties by node_id"),
+        Column("related_id", "STRING", "External id of the related item"),
+        Column("score", "FLOAT", "Inner product of the two embeddings"),
+    ),
+    key=("run_id", "item_id", "rank"),
+    checks={"rank_positive": "rank >= 1"},
+)
+
+RUN_METRICS = Table(
+    "run_metrics",
+    "Figures of a run.",
+    (
+        RUN_ID,
+        Column("stage", "STRING", "Stage that measured it"),
+        Column("metric", "STRING", "Name, e.g. overlap_at_t"),
+        Column("value", "DOUBLE", "The figure"),
+        Column("unit", "STRING", "rows, seconds, bytes, ratio, ..."),
+        RECORDED_AT,
+    ),
+    key=("run_id", "stage", "metric"),
+    partition_by=("run_id", "stage"),
+)
+
+RUNS = Table(
+    "runs",
+    "One row per state a run entered; the newest is the run's state.",
+    (
+        RUN_ID,
+        Column("ds", "DATE", "Day the run is for"),
+        Column("attempt", "INT", "From 1; counts runs of one day and fingerprint"),
+        Column("inputs_fingerprint", "STRING", "sha256 of input data, config and code version"),
+        Column("state", "STRING", "created, failed, audited or published"),
+        Column("detail", "STRING", "Why a run failed, in one line", nullable=True),
+        Column("config", "STRING", "The whole configuration as JSON"),
+        RECORDED_AT,
+    ),
+    key=(),
+    partition_by=(),
+    checks={"state_known": "state IN ('created', 'failed', 'audited', 'published')"},
+)
+
+STAGE_LOG = Table(
+    "stage_log",
+    "One row per finished stage and output; a stage resumes where its row and its data agree.",
+    (
+        RUN_ID,
+        Column("stage", "STRING", "Stage that wrote the output"),
+        Column("stage_key", "STRING", "sha256 of the stage's settings and upstream fingerprints"),
+        Column("output", "STRING", "Table, or artifact folder, that was written"),
+        Column("rows", "BIGINT", "Rows of the run's partition"),
+        Column("fingerprint", "STRING", "Order-independent checksum of the rows, or sha256 of the artifact"),
+        Column("bytes", "BIGINT", "Bytes written"),
+        Column("seconds", "DOUBLE", "Wall time of the stage"),
+        Column("delta_version", "BIGINT", "Version of the table after the commit", nullable=True),
+        RECORDED_AT,
+    ),
+    key=(),
+    partition_by=(),
+)
+
+PUBLICATIONS = Table(
+    "publications",
+    "The pointer: appending a row makes a run visible, whole. Highest seq of a channel is live.",
+    (
+        Column("channel", "STRING", "live, or ds=<date> for a backfill"),
+        Column("seq", "BIGINT", "1, 2, 3, ... per channel"),
+        Column("ds", "DATE", "Day of the run"),
+        RUN_ID,
+        Column("prev_run_id", "STRING", "Run that was visible before", nullable=True),
+        Column("model_version", "STRING", "First 12 hex digits of the weights' sha256"),
+        Column("inputs_fingerprint", "STRING", "As in runs"),
+        Column("rows", "BIGINT", "Rows over all published tables"),
+        Column("sha", "STRING", "sha256 over the published tables' fingerprints"),
+        Column("published_at", "TIMESTAMP", "UTC; order by seq, not by this"),
+    ),
+    key=("channel", "seq"),
+    partition_by=(),
+    checks={"seq_positive": "seq >= 1"},
+)
+
+GRAPH_PROFILE = Table(
+    "graph_profile",
+    "Shape of the graph: validation, degrees, components, k-cores.",
+    (
+        RUN_ID,
+        Column("metric", "STRING", "degree, component_size, k_core_size or validation"),
+        Column("node_type", "STRING", "item, context or all"),
+        Column("bucket", "BIGINT", "Degree, component size, or k"),
+        Column("nodes", "BIGINT", "Nodes in that bucket"),
+    ),
+    key=("run_id", "metric", "node_type", "bucket"),
+)
+
+EVALUATION = Table(
+    "evaluation",
+    "Offline quality on held-out edges, one row per model and metric.",
+    (
+        RUN_ID,
+        Column("model", "STRING", "embeddings, hamming_<bits>, asymmetric_<bits>, popularity, item_knn"),
+        Column("metric", "STRING", "recall, ndcg"),
+        Column("k", "INT", "Cut-off"),
+        Column("value", "DOUBLE", "Mean over queries"),
+        Column("queries", "BIGINT", "Contexts evaluated"),
+        Column("seed", "BIGINT", "Seed of hold-out and training"),
+    ),
+    key=("run_id", "model", "metric", "k"),
+)
+
+PUBLISHED: Final = (NODES, EMBEDDINGS, CODES, LSH_BUCKETS, RELATED)
+"""Tables that become visible together."""
+
+TABLES: Final[dict[str, Table]] = {
+    table.name: table
+    for table in (
+        NODES, EDGES, HOLDOUT, FEATURES, QUARANTINE, NEIGHBORHOODS, REPRESENTATIONS, EMBEDDINGS,
+        CODES, LSH_BUCKETS, RELATED, RUN_METRICS, RUNS, STAGE_LOG, PUBLICATIONS, GRAPH_PROFILE,
+        EVALUATION,
+    )
+}  # fmt: skip

@@ -1,0 +1,63 @@
+"""The Spark session of a job, and the settings walkbits relies on.
+
+Jobs set no master, memory or packages: those come from conf/spark-defaults.conf and
+spark-submit. What a job needs for right results it checks here, before any work.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from pyspark.sql import SparkSession
+
+from walkbits.errors import WalkbitsError
+
+REQUIRED_SETTINGS: Final[dict[str, tuple[str, str]]] = {
+    # key: (value, what goes wrong otherwise)
+    "spark.sql.extensions": ("io.delta.sql.DeltaSparkSessionExtension", "Delta SQL cannot be parsed"),
+    "spark.sql.catalog.spark_catalog": (
+        "org.apache.spark.sql.delta.catalog.DeltaCatalog",
+        "Delta tables cannot be created",
+    ),
+    "spark.sql.session.timeZone": ("UTC", "days would depend on the machine's zone"),
+    "spark.sql.ansi.enabled": ("true", "overflow and bad casts would pass silently"),
+    "spark.sql.files.ignoreCorruptFiles": ("false", "a damaged file would be skipped"),
+    "spark.sql.files.ignoreMissingFiles": ("false", "a lost file would be skipped"),
+    "spark.hadoop.parquet.page.verify-checksum.enabled": ("true", "a flipped bit would be read as data"),
+    "spark.sql.shuffle.orderIndependentChecksum.enabled": ("true", "a retried shuffle could mix two results"),
+    "spark.sql.shuffle.orderIndependentChecksum.enableFullRetryOnMismatch": (
+        "true",
+        "a retried shuffle could mix two results",
+    ),
+}
+
+
+def get_session(app_name: str) -> SparkSession:
+    """The session that spark-submit configured.
+
+    Raises:
+        WalkbitsError: a required setting is missing or has another value.
+    """
+    spark = SparkSession.builder.appName(app_name).getOrCreate()
+    wrong = wrong_settings(spark)
+    if wrong:
+        raise WalkbitsError(
+            f"Spark settings: {'; '.join(wrong)}. Run `source conf/env.sh`, or pass "
+            "--properties-file conf/spark-defaults.conf to spark-submit"
+        )
+    return spark
+
+
+def wrong_settings(spark: SparkSession) -> list[str]:
+    """One sentence per required setting that has another value."""
+    return [
+        f"{key} must be {value} ({reason}), got {seen}"
+        for key, (value, reason) in REQUIRED_SETTINGS.items()
+        if (seen := setting(spark, key)) != value
+    ]
+
+
+def setting(spark: SparkSession, key: str) -> str | None:
+    """The value of a Spark or `spark.hadoop.` setting in force, None when unset."""
+    value = spark.conf.get(key, None)
+    return None if value is None else str(value)

@@ -1,0 +1,114 @@
+"""The stages, and the bodies of the jobs that run them.
+
+A stage module is the edge where tables are read and written; what happens between is in
+the subject packages (graph, models, inference, index).
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from walkbits.cli import Job
+from walkbits.pipeline import Context, Stage, execute
+from walkbits.stages import (
+    build_index,
+    build_neighborhoods,
+    infer_layers,
+    ingest_graph,
+    profile_graph,
+    train_model,
+)
+from walkbits.stages import evaluate as evaluation
+from walkbits.stages.publish_run import publish
+from walkbits.storage.publish import read_pointer
+from walkbits.storage.runs import Run, find_run, newest_attempt, record_state
+from walkbits.storage.tables import Store
+
+LOG = logging.getLogger("walkbits")
+
+DAILY: tuple[Stage, ...] = (
+    ingest_graph.STAGE,
+    build_neighborhoods.STAGE,
+    train_model.STAGE,
+    infer_layers.STAGE,
+    build_index.STAGE,
+)
+"""What a day runs before it publishes, in order."""
+
+STAGES: dict[str, Stage] = {stage.name: stage for stage in (*DAILY, profile_graph.STAGE)}
+
+
+def open_day(job: Job) -> Context:
+    """Find or open the run of the day's inputs.
+
+    A new run is recorded only after its inputs have passed every check.
+    """
+    ds = job.args.ds or datetime.now(UTC).date()
+    inputs = ingest_graph.read_inputs(job.spark, job.config, ds)
+    fingerprint = inputs.fingerprint(job.config)
+    attempt = newest_attempt(job.store, ds, fingerprint)
+    if not attempt or job.args.new_attempt:
+        ingest_graph.check_inputs(inputs, job.config)
+        attempt += 1
+        record_state(job.store, Run(ds, fingerprint, attempt), job.config, "created")
+    context = Context(job.store, job.config, Run(ds, fingerprint, attempt))
+    LOG.info("run=%s ds=%s root=%s", context.run_id, ds, job.config.root)
+    return context
+
+
+def is_live(context: Context) -> bool:
+    """Whether the channel already shows this very run; there is nothing to do then."""
+    pointer = read_pointer(context.store, context.config.channel)
+    if pointer is None or pointer.run_id != context.run_id:
+        return False
+    LOG.info(
+        "run=%s state=published channel=%s seq=%d: nothing to do",
+        context.run_id, context.config.channel, pointer.seq,
+    )  # fmt: skip
+    return True
+
+
+def ingest(job: Job) -> None:
+    """Open the day's run and write its graph."""
+    context = open_day(job)
+    if not is_live(context):
+        execute(context, ingest_graph.STAGE)
+
+
+def run_stage(job: Job, name: str) -> None:
+    """One stage of an existing run."""
+    run = find_run(job.store, job.args.run_id, job.args.ds)
+    execute(Context(job.store, job.config, run), STAGES[name])
+
+
+def publish_run(job: Job) -> None:
+    """Audit and publish an existing run."""
+    run = find_run(job.store, job.args.run_id, job.args.ds)
+    publish(Context(job.store, job.config, run), job.args.allow_rollback)
+
+
+def run_daily(job: Job) -> None:
+    """The whole day."""
+    context = open_day(job)
+    if is_live(context):
+        return
+    for stage in DAILY:
+        execute(context, stage)
+    publish(context, job.args.allow_rollback)
+
+
+def evaluate(job: Job) -> str:
+    """The day's stages on a graph with held-out edges, then the figures as text."""
+    ingest_rules = job.config.ingest.model_copy(update={"holdout": job.config.evaluation.holdout})
+    root = f"{job.config.root.rstrip('/')}/_evaluation"
+    config = job.config.model_copy(update={"ingest": ingest_rules, "root": root})
+    context = open_day(replace(job, config=config, store=Store(job.spark, root)))
+    for stage in (*DAILY[:-1], evaluation.STAGE):
+        execute(context, stage)
+    figures = evaluation.read_figures(context)
+    queries = figures[0].queries
+    return (
+        f"{queries} queries, seed {config.seed}, run {context.run_id}\n{evaluation.figures_table(figures)}\n"
+    )

@@ -1,0 +1,41 @@
+"""Stage `build_index`: committed embeddings to codes, codes to buckets, embeddings to related items."""
+
+from __future__ import annotations
+
+import shutil
+
+from pyspark.sql import functions as F
+
+from walkbits.index.buckets import buckets_from_codes
+from walkbits.index.codes import codes_from_embeddings
+from walkbits.index.related import related_items
+from walkbits.pipeline import Context, Stage
+from walkbits.schemas import CODES, EMBEDDINGS, ITEM, LSH_BUCKETS, RELATED
+from walkbits.storage.tables import Written
+
+
+def run(context: Context) -> list[Written]:
+    """Each table is made from the committed one before it, never from a frame in memory."""
+    config, store, run_id = context.config, context.store, context.run_id
+    embeddings = store.read(EMBEDDINGS, run_id=run_id)
+    codes = codes_from_embeddings(embeddings, config.index, config.seed)
+    written = [store.write(CODES, codes, run_id)]
+    committed = store.read(CODES, run_id=run_id, code_bits=config.index.lsh_bits)
+    buckets = buckets_from_codes(committed.where(F.col("node_type") == ITEM), config.index)
+    written.append(store.write(LSH_BUCKETS, buckets, run_id))
+    scratch = context.artifacts("related")
+    items = embeddings.where(F.col("node_type") == ITEM)
+    try:
+        related = related_items(context.spark, items, config.index.num_related, scratch)
+        written.append(store.write(RELATED, related, run_id))
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return written
+
+
+STAGE = Stage(
+    name="build_index",
+    after=("infer_layers",),
+    settings=lambda config: (config.index,),
+    run=run,
+)

@@ -1,0 +1,64 @@
+"""Stage `build_neighborhoods`: edges to a mapped graph, walks to importance neighborhoods."""
+
+from __future__ import annotations
+
+import numpy as np
+from pyspark.sql import functions as F
+
+from walkbits.config import Relation
+from walkbits.graph.csr import BipartiteCsr, write_csr
+from walkbits.graph.neighborhoods import build_neighborhoods
+from walkbits.graph.pagerank import fidelity, sample_nodes
+from walkbits.graph.walks import neighborhoods_of
+from walkbits.models import relations_of
+from walkbits.models.card import NodeType
+from walkbits.pipeline import Context, Stage
+from walkbits.schemas import CONTEXT, EDGES, ITEM, NEIGHBORHOODS, NODES
+from walkbits.storage.artifacts import distribute
+from walkbits.storage.tables import Written
+
+GRAPH = "graph"
+FIDELITY_SAMPLE = 200
+"""Nodes whose neighborhoods are compared with the exact ones."""
+
+
+def run(context: Context) -> list[Written]:
+    """Build the graph folder, walk every relation the model reads, audit the walks."""
+    config, store, run_id = context.config, context.store, context.run_id
+    nodes, edges = store.read(NODES, run_id=run_id), store.read(EDGES, run_id=run_id)
+    counts = num_nodes(context)
+    folder = context.artifacts(GRAPH)
+    write_csr(edges, nodes, counts[ITEM], counts[CONTEXT], folder, config.ingest.weighted)
+    written = [context.artifact_written(GRAPH, edges.count())]
+    graph = distribute(context.spark, folder)
+    figures: dict[str, tuple[float, str]] = {}
+    for relation in relations_of(config.model):
+        frame = build_neighborhoods(context.spark, graph, relation, config.walks, config.seed)
+        written.append(store.write(NEIGHBORHOODS, frame, run_id, relation=relation))
+        measured = _fidelity(BipartiteCsr.open(folder), relation, context)
+        figures |= {f"{name}[{relation}]": (value, "ratio") for name, value in measured.items()}
+    return [*written, context.metrics(STAGE.name, figures)]
+
+
+def num_nodes(context: Context) -> dict[NodeType, int]:
+    """Nodes per type of the run."""
+    counted = context.store.read(NODES, run_id=context.run_id).groupBy("node_type").agg(F.count(F.lit(1)))
+    found = {row[0]: row[1] for row in counted.collect()}
+    return {"item": found.get(ITEM, 0), "context": found.get(CONTEXT, 0)}
+
+
+def _fidelity(csr: BipartiteCsr, relation: Relation, context: Context) -> dict[str, float]:
+    """Sampled against exact neighborhoods, on a keyed sample of fixed size."""
+    walks, seed = context.config.walks, context.config.seed
+    nodes = sample_nodes(csr, relation, FIDELITY_SAMPLE, seed)
+    return fidelity(
+        csr, relation, nodes, *neighborhoods_of(csr, relation, np.asarray(nodes), walks, seed), walks
+    )
+
+
+STAGE = Stage(
+    name="build_neighborhoods",
+    after=("ingest_graph",),
+    settings=lambda config: (config.walks, str(config.ingest.weighted), str(relations_of(config.model))),
+    run=run,
+)

@@ -1,0 +1,93 @@
+"""Stage `infer_layers`: the trained model over the whole graph, layer by layer."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from walkbits.errors import ModelError
+from walkbits.graph.features import feature_schema_hash
+from walkbits.inference.layers import infer
+from walkbits.models.card import LoadedModel, load_model
+from walkbits.pipeline import Context, Stage
+from walkbits.schemas import CONTEXT, EMBEDDINGS, FEATURES, ITEM, NEIGHBORHOODS, NODES, REPRESENTATIONS
+from walkbits.stages.build_neighborhoods import num_nodes
+from walkbits.stages.train_model import MODEL
+from walkbits.storage.tables import Written
+
+
+def run(context: Context) -> list[Written]:
+    """Commit every layer, then the embeddings; prove that each node was computed once per layer."""
+    store, run_id = context.store, context.run_id
+    model = load_run_model(context)
+    written: list[Written] = []
+
+    def commit(rows: DataFrame, layer: int) -> DataFrame:
+        written.append(store.write(REPRESENTATIONS, rows, run_id, layer=layer))
+        return store.read(REPRESENTATIONS, run_id=run_id, layer=layer).select(
+            "node_type", "node", "representation"
+        )
+
+    counts = num_nodes(context)
+    scratch = context.artifacts("layers")
+    try:
+        inferred = infer(
+            context.spark,
+            model,
+            features={ITEM: _item_features(context)},
+            num_nodes=counts,
+            neighborhoods=lambda relation: store.read(NEIGHBORHOODS, run_id=run_id, relation=relation),
+            inference=context.config.inference,
+            folder=scratch,
+            commit=commit,
+        )
+        written.append(store.write(EMBEDDINGS, _named(context, inferred.embeddings, counts[ITEM]), run_id))
+        inferred.model_rows.check()
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    rows = {
+        f"model_rows[{label}]": (float(count), "rows") for label, count in inferred.model_rows.seen().items()
+    }
+    return [*written, context.metrics(STAGE.name, rows)]
+
+
+def load_run_model(context: Context) -> LoadedModel:
+    """The run's own model.
+
+    Raises:
+        ModelError: it is missing, damaged, or reads features of another layout.
+    """
+    folder = Path(context.artifacts(MODEL))
+    model = load_model(folder)
+    expected = feature_schema_hash(context.config.features, context.config.items)
+    if model.card.feature_schema != expected:
+        raise ModelError(
+            f"model '{folder}': feature schema must be {expected[:12]}, got "
+            f"{model.card.feature_schema[:12]}; train it again on this configuration's features"
+        )
+    return model
+
+
+def _item_features(context: Context) -> DataFrame:
+    return context.store.read(FEATURES, run_id=context.run_id).select(
+        F.col("node_id").cast("int").alias("node"), "features"
+    )
+
+
+def _named(context: Context, embeddings: DataFrame, num_items: int) -> DataFrame:
+    """Add node_id and external_id to the engine's rows."""
+    offset = F.when(F.col("node_type") == CONTEXT, num_items).otherwise(0)
+    names = context.store.read(NODES, run_id=context.run_id).select("node_id", "external_id")
+    with_id = embeddings.withColumn("node_id", F.col("node").cast("bigint") + offset)
+    return with_id.join(names, "node_id", "inner")
+
+
+STAGE = Stage(
+    name="infer_layers",
+    after=("ingest_graph", "build_neighborhoods", "train_model"),
+    settings=lambda config: (config.inference,),
+    run=run,
+)

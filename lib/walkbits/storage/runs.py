@@ -1,0 +1,169 @@
+"""Runs: their ids, their states, and the log that lets a killed run go on."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import date
+
+from pyspark.sql import DataFrame, Window
+from pyspark.sql import functions as F
+
+from walkbits import __version__
+from walkbits.config import Config, config_hash
+from walkbits.errors import InputError
+from walkbits.schemas import PUBLICATIONS, RUNS, STAGE_LOG
+from walkbits.storage.tables import Store, Written, utc_now
+
+RUN_ID_PATTERN = re.compile(r"^[0-9]{8}-[0-9a-f]{8}-a[0-9]{1,3}$")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One attempt to turn one day's inputs into tables."""
+
+    ds: date
+    inputs_fingerprint: str
+    attempt: int
+
+    @property
+    def run_id(self) -> str:
+        return f"{self.ds:%Y%m%d}-{self.inputs_fingerprint[:8]}-a{self.attempt}"
+
+
+@dataclass(frozen=True)
+class Logged:
+    """A finished stage: its key, and what it wrote."""
+
+    stage_key: str
+    outputs: tuple[Written, ...]
+
+
+def inputs_fingerprint(interactions: DataFrame, items: DataFrame, config: Config) -> str:
+    """sha256 over the rows the run reads, the settings that decide its bits, and the version.
+
+    Content, not file names or times: a copied input gives the same run, and an old day
+    read again after new days arrived does too.
+
+    Args:
+        interactions, items: The selected rows, as ingest sees them.
+    """
+    deciding = config.model_dump(
+        mode="json", exclude={"root", "artifacts", "channel", "audit", "evaluation", "interactions", "items"}
+    )
+    return config_hash(
+        __version__,
+        str(sorted(deciding.items())),
+        str(sorted(config.items.model_dump(include={"text", "categorical", "numeric"}).items())),
+        _content(interactions),
+        _content(items),
+    )
+
+
+def _content(frame: DataFrame) -> str:
+    digest = F.xxhash64(*frame.columns)
+    row = frame.agg(F.count(F.lit(1)), F.bit_xor(digest), F.sum(digest.bitwiseAND(F.lit(0xFFFFFFFF)))).first()
+    return str(tuple(row or ()))
+
+
+def newest_attempt(store: Store, ds: date, fingerprint: str) -> int:
+    """Number of the newest attempt at these inputs, 0 when there is none."""
+    newest = (
+        store.read(RUNS)
+        .where((F.col("ds") == F.lit(ds)) & (F.col("inputs_fingerprint") == fingerprint))
+        .agg(F.max("attempt"))
+        .collect()[0][0]
+    )
+    return int(newest or 0)
+
+
+def record_state(store: Store, run: Run, config: Config, state: str, detail: str | None = None) -> None:
+    """Append a state to the run's history."""
+    store.append(
+        RUNS,
+        [
+            {
+                "run_id": run.run_id,
+                "ds": run.ds,
+                "attempt": run.attempt,
+                "inputs_fingerprint": run.inputs_fingerprint,
+                "state": state,
+                "detail": detail,
+                "config": config.model_dump_json(),
+                "recorded_at": utc_now(),
+            }
+        ],
+    )
+
+
+def find_run(store: Store, run_id: str | None, ds: date | None = None) -> Run:
+    """An existing run: by id, or the one that changed last (of a day, if given).
+
+    Raises:
+        InputError: the id is malformed, or there is no such run.
+    """
+    runs = store.read(RUNS)
+    if run_id is not None:
+        if not RUN_ID_PATTERN.match(run_id):
+            raise InputError(
+                f"--run-id must look like 20260131-0a1b2c3d-a1, got {run_id!r}; see the runs table"
+            )
+        runs = runs.where(F.col("run_id") == run_id)
+    elif ds is not None:
+        runs = runs.where(F.col("ds") == F.lit(ds))
+    row = runs.orderBy(F.desc("recorded_at"), F.desc("run_id")).first()
+    if row is None:
+        wanted = run_id or (f"of {ds}" if ds else "at all")
+        raise InputError(
+            f"a run must exist under '{store.root}', got none {wanted}; "
+            "start one with `spark-submit jobs/ingest_graph.py` or `jobs/run_daily.py`"
+        )
+    return Run(row["ds"], row["inputs_fingerprint"], row["attempt"])
+
+
+def log_stage(
+    store: Store, run_id: str, stage: str, stage_key: str, outputs: list[Written], seconds: float
+) -> None:
+    """Record a finished stage in one commit, so it is finished for all its outputs or none."""
+    now = utc_now()
+    store.append(
+        STAGE_LOG,
+        [
+            {
+                "run_id": run_id,
+                "stage": stage,
+                "stage_key": stage_key,
+                "output": output.output,
+                "rows": output.rows,
+                "fingerprint": output.fingerprint,
+                "bytes": output.bytes,
+                "seconds": seconds,
+                "delta_version": output.delta_version,
+                "recorded_at": now,
+            }
+            for output in outputs
+        ],
+    )
+
+
+def logged_stages(store: Store, run_id: str) -> dict[str, Logged]:
+    """The newest record of each finished stage of a run."""
+    newest = Window.partitionBy("stage")
+    rows = (
+        store.read(STAGE_LOG, run_id=run_id)
+        .withColumn("_newest", F.max("recorded_at").over(newest))
+        .where(F.col("recorded_at") == F.col("_newest"))
+        .orderBy("stage", "output")
+        .collect()
+    )
+    stages: dict[str, Logged] = {}
+    for row in rows:
+        written = Written(row["output"], row["rows"], row["fingerprint"], row["bytes"], row["delta_version"])
+        earlier = stages.get(row["stage"], Logged(row["stage_key"], ()))
+        stages[row["stage"]] = Logged(row["stage_key"], (*earlier.outputs, written))
+    return stages
+
+
+def is_published(store: Store, run_id: str) -> bool:
+    """Whether any channel ever pointed at the run; its partitions are then immutable."""
+    return not store.read(PUBLICATIONS).where(F.col("run_id") == run_id).isEmpty()

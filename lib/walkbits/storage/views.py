@@ -1,0 +1,51 @@
+"""Names for SQL: every table as a view over its path, and the fixed views over the published run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pyspark.sql import SparkSession
+
+from walkbits.errors import InputError
+from walkbits.schemas import PUBLICATIONS, TABLES
+from walkbits.storage.tables import Store
+
+SQL_FOLDER = Path(__file__).resolve().parents[3] / "sql"
+
+
+def register_views(spark: SparkSession, root: str, sql_folder: Path = SQL_FOLDER) -> list[str]:
+    """Register temporary views of all tables under a root in this session.
+
+    `<table>` holds every run; `published_<table>` follows the pointer of channel `live`.
+
+    Returns:
+        The names registered.
+
+    Raises:
+        InputError: nothing was ever published under the root.
+    """
+    store = Store(spark, root)
+    if not store.exists(PUBLICATIONS):
+        raise InputError(
+            f"root must hold published tables, got '{root}' without any; run jobs/run_daily.py first"
+        )
+    names = []
+    for table in TABLES.values():
+        store.read(table).createOrReplaceTempView(table.name)
+        names.append(table.name)
+    for script in sorted((sql_folder / "views").glob("*.sql")):
+        for statement in statements(script.read_text(encoding="utf-8")):
+            spark.sql(statement)
+        names.append(script.stem)
+    return names
+
+
+def statements(text: str) -> list[str]:
+    """The statements of a script, split at line-ending semicolons, comment-only parts dropped."""
+    parts = [part.strip() for part in text.replace(";\n", ";;\n").split(";;\n")]
+    parts = [part.removesuffix(";").strip() for part in parts]
+    return [
+        part
+        for part in parts
+        if any(not line.lstrip().startswith("--") and line.strip() for line in part.splitlines())
+    ]

@@ -1,0 +1,145 @@
+"""The store on real Delta tables: schema, partitions, fingerprints, and an independent reader."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import deltalake
+import pytest
+from py4j.protocol import Py4JJavaError
+from pyspark.errors import PySparkException
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+from walkbits.errors import EmptyInputError, InputError, WalkbitsError
+from walkbits.schemas import CODES, NEIGHBORHOODS, TABLES, Table
+from walkbits.storage.tables import Store, check_writable, output_name, parse_output
+
+RUN, OTHER = "20260101-aaaaaaaa-a1", "20260102-bbbbbbbb-a1"
+
+
+@pytest.fixture
+def store(spark: SparkSession, tmp_path: Path) -> Store:
+    return Store(spark, str(tmp_path / "root"))
+
+
+def neighborhoods(spark: SparkSession, rows: list[tuple[int, list[int], list[int]]]) -> DataFrame:
+    return spark.createDataFrame(rows, "node int, neighbors array<int>, visits array<int>")
+
+
+def test_a_table_that_does_not_exist_reads_as_empty(store: Store) -> None:
+    frame = store.read(NEIGHBORHOODS, run_id=RUN)
+    assert frame.columns == NEIGHBORHOODS.names
+    assert frame.isEmpty()
+    assert not Path(store.root).exists()
+
+
+def test_written_rows_read_back_under_their_partition(store: Store, spark: SparkSession) -> None:
+    rows = [(0, [2, 1], [5, 3]), (1, [], [])]
+    written = store.write(NEIGHBORHOODS, neighborhoods(spark, rows), RUN, relation="item_from_item")
+    assert (written.rows, written.output) == (2, "neighborhoods/relation=item_from_item")
+    assert written.bytes > 0
+    found = store.read(NEIGHBORHOODS, run_id=RUN, relation="item_from_item").orderBy("node").collect()
+    assert [(r["node"], r["neighbors"], r["visits"]) for r in found] == rows
+    assert store.fingerprint(NEIGHBORHOODS, RUN, relation="item_from_item") == (2, written.fingerprint)
+
+
+def test_writing_again_replaces_only_the_own_partition(store: Store, spark: SparkSession) -> None:
+    for run, relation in ((RUN, "item_from_item"), (RUN, "item_from_context"), (OTHER, "item_from_item")):
+        store.write(NEIGHBORHOODS, neighborhoods(spark, [(0, [1], [1])]), run, relation=relation)
+    store.write(
+        NEIGHBORHOODS, neighborhoods(spark, [(7, [1], [1]), (8, [], [])]), RUN, relation="item_from_item"
+    )
+    found = store.read(NEIGHBORHOODS).groupBy("run_id", "relation").count().collect()
+    assert {(r[0], r[1]): r[2] for r in found} == {
+        (RUN, "item_from_item"): 2, (RUN, "item_from_context"): 1, (OTHER, "item_from_item"): 1,
+    }  # fmt: skip
+
+
+def test_fingerprint_ignores_order_partitioning_and_run(store: Store, spark: SparkSession) -> None:
+    frame = spark.range(500).select(
+        F.col("id").cast("int").alias("node"),
+        F.array(F.col("id").cast("int")).alias("neighbors"),
+        F.array(F.lit(1)).alias("visits"),
+    )
+    one = store.write(NEIGHBORHOODS, frame.repartition(7), RUN, relation="item_from_item")
+    two = store.write(
+        NEIGHBORHOODS, frame.orderBy(F.desc("node")).coalesce(1), OTHER, relation="item_from_item"
+    )
+    assert one.fingerprint == two.fingerprint
+    three = store.write(NEIGHBORHOODS, frame.where("node <> 3"), OTHER, relation="item_from_item")
+    assert three.fingerprint != one.fingerprint
+
+
+def test_fingerprint_sees_a_doubled_pair_of_rows(store: Store, spark: SparkSession) -> None:
+    rows = [(0, [1], [1]), (1, [2], [2])]
+    one = store.write(NEIGHBORHOODS, neighborhoods(spark, rows), RUN, relation="item_from_item")
+    two = store.write(NEIGHBORHOODS, neighborhoods(spark, rows * 3), OTHER, relation="item_from_item")
+    assert one.fingerprint != two.fingerprint
+
+
+def test_empty_frame_is_refused_unless_allowed(store: Store, spark: SparkSession) -> None:
+    empty = neighborhoods(spark, [])
+    with pytest.raises(EmptyInputError, match="neighborhoods"):
+        store.write(NEIGHBORHOODS, empty, RUN, relation="item_from_item")
+    assert store.write(NEIGHBORHOODS, empty, RUN, allow_empty=True, relation="item_from_item").rows == 0
+
+
+def test_missing_column_is_refused_and_a_foreign_one_dropped(store: Store, spark: SparkSession) -> None:
+    frame = neighborhoods(spark, [(0, [1], [1])])
+    with pytest.raises(WalkbitsError, match=r"columns \['visits'\]"):
+        store.write(NEIGHBORHOODS, frame.drop("visits"), RUN, relation="item_from_item")
+    store.write(NEIGHBORHOODS, frame.withColumn("extra", F.lit(1)), RUN, relation="item_from_item")
+    assert store.read(NEIGHBORHOODS).columns == NEIGHBORHOODS.names
+
+
+def test_check_constraint_holds_in_the_table(store: Store, spark: SparkSession) -> None:
+    with pytest.raises((PySparkException, Py4JJavaError), match="same_length"):
+        store.write(NEIGHBORHOODS, neighborhoods(spark, [(0, [1, 2], [1])]), RUN, relation="item_from_item")
+
+
+@pytest.mark.parametrize("value", ["x' OR '1'='1", "a;b", "../up", "", "`"])
+def test_a_partition_value_is_no_place_for_sql(store: Store, spark: SparkSession, value: str) -> None:
+    with pytest.raises(InputError, match="run_id must match"):
+        store.write(NEIGHBORHOODS, neighborhoods(spark, [(0, [1], [1])]), value, relation="item_from_item")
+
+
+def test_an_independent_reader_sees_the_same_rows(store: Store, spark: SparkSession) -> None:
+    codes = spark.createDataFrame(
+        [(64, "item", 0, "a", [-(2**63)], 0.5), (128, "item", 0, "a", [1, 2], 0.25)],
+        "code_bits int, node_type string, node_id bigint, external_id string, code array<bigint>, scale float",
+    )
+    store.write(CODES, codes, RUN)
+    read = deltalake.DeltaTable(store.path(CODES)).to_pyarrow_table().sort_by("code_bits").to_pylist()
+    assert [(r["run_id"], r["code_bits"], r["code"]) for r in read] == [
+        (RUN, 64, [-(2**63)]),
+        (RUN, 128, [1, 2]),
+    ]
+
+
+def test_output_names_parse_back() -> None:
+    name = output_name(NEIGHBORHOODS, {"relation": "item_from_item"})
+    assert parse_output(name) == ("neighborhoods", {"relation": "item_from_item"})
+    assert parse_output("nodes") == ("nodes", {})
+
+
+@pytest.mark.parametrize("table", TABLES.values(), ids=lambda t: t.name)
+def test_tables_are_created_as_declared(store: Store, table: Table) -> None:
+    store.ensure(table)
+    store.ensure(table)
+    frame = store.spark.read.format("delta").load(store.path(table))
+    assert frame.columns == table.names
+    assert [f.dataType for f in frame.schema.fields] == [f.dataType for f in table.schema.fields]
+    assert all(f.metadata.get("comment") for f in frame.schema.fields)
+    properties = {
+        r["key"]: r["value"]
+        for r in store.spark.sql(f"SHOW TBLPROPERTIES delta.`{store.path(table)}`").collect()
+    }
+    assert {f"delta.constraints.{name}" for name in table.checks} <= properties.keys()
+    assert properties["delta.minReaderVersion"] == "1"
+
+
+def test_unwritable_root_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(WalkbitsError, match="root must be a writable folder"):
+        check_writable(str(tmp_path / "file" / "below"))
+    check_writable(str(tmp_path / "new" / "root"))

@@ -1,0 +1,127 @@
+"""The graph built by Spark tasks is, byte for byte, the one built in memory."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pyspark.sql import DataFrame, SparkSession
+from walk_reference import Graph, random_graph
+from walkbits.errors import InputError
+from walkbits.graph import csr as csr_module
+from walkbits.graph.csr import BipartiteCsr, csr_info, write_csr
+
+
+def tables(spark: SparkSession, graph: Graph, partitions: int, shuffle: int) -> tuple[DataFrame, DataFrame]:
+    keys = [*graph.item_keys, *graph.context_keys]
+    nodes = [("item" if i < graph.num_items else "context", i, key) for i, key in enumerate(keys)]
+    edges: list[tuple[Any, ...]] = list(graph.edges)
+    generator = np.random.default_rng(shuffle)
+    generator.shuffle(edges)
+    nodes = [nodes[i] for i in generator.permutation(len(nodes))]
+    edge_table = spark.createDataFrame(edges, "item INT, context INT, weight BIGINT")
+    node_table = spark.createDataFrame(nodes, "node_type STRING, node_id BIGINT, node_key BIGINT")
+    return edge_table.repartition(partitions), node_table.repartition(partitions)
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
+
+
+@pytest.mark.parametrize(
+    ("weighted", "partitions", "rows_per_slice"),
+    [(False, 1, 1 << 19), (True, 1, 1 << 19), (True, 3, 25), (False, 7, 100)],
+)
+def test_equals_the_graph_built_in_memory(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    weighted: bool, partitions: int, rows_per_slice: int,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(csr_module, "ROWS_PER_SLICE", rows_per_slice)
+    spark.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", "13")  # rows are cut across batches
+    try:
+        graph = random_graph(90, 40, 250, 1, weighted)
+        edges, nodes = tables(spark, graph, partitions, shuffle=partitions)
+        info = write_csr(edges, nodes, 90, 40, tmp_path / "spark", weighted)
+    finally:
+        spark.conf.unset("spark.sql.execution.arrow.maxRecordsPerBatch")
+    graph.csr().save(tmp_path / "memory")
+    assert hashes(tmp_path / "spark") == hashes(tmp_path / "memory")
+    assert info == csr_info(spark, tmp_path / "memory")
+    assert info.bytes == sum(path.stat().st_size for path in (tmp_path / "memory").iterdir())
+    assert BipartiteCsr.open(tmp_path / "spark").num_edges == len(graph.edges)
+
+
+def test_a_second_build_over_the_first_gives_the_same_bytes(spark: SparkSession, tmp_path: Path) -> None:
+    graph = random_graph(30, 20, 100, 2, True)
+    first = write_csr(*tables(spark, graph, 2, 0), 30, 20, tmp_path, True)
+    before = hashes(tmp_path)
+    assert write_csr(*tables(spark, graph, 5, 1), 30, 20, tmp_path, True) == first
+    assert hashes(tmp_path) == before
+
+
+def test_info_sees_a_changed_bit(spark: SparkSession, tmp_path: Path) -> None:
+    random_graph(30, 20, 100, 2, True).csr().save(tmp_path)
+    before = csr_info(spark, tmp_path)
+    with (tmp_path / "item_indices.npy").open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"\x01")
+    assert csr_info(spark, tmp_path).sha256 != before.sha256
+
+
+def test_a_killed_worker_changes_nothing(spark: SparkSession, tmp_path: Path) -> None:
+    graph = random_graph(60, 30, 200, 3, True)
+    expected = write_csr(*tables(spark, graph, 3, 0), 60, 30, tmp_path / "calm", True)
+    marker = tmp_path / "fired"
+
+    def die_once(batches: Any) -> Any:
+        yield from batches
+        try:
+            os.close(os.open(marker, os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            return
+        os._exit(9)
+
+    edges, nodes = tables(spark, graph, 3, 0)
+    info = write_csr(edges.mapInArrow(die_once, edges.schema), nodes, 60, 30, tmp_path / "killed", True)
+    assert marker.exists()
+    assert info == expected
+
+
+def test_graphs_without_edges_and_single_edges(spark: SparkSession, tmp_path: Path) -> None:
+    for name, edges in (("none", []), ("one", [(1, 0, 5)])):
+        graph = Graph(2, 1, edges, True, [4, -5], [6])
+        write_csr(*tables(spark, graph, 1, 0), 2, 1, tmp_path / name, True)
+        graph.csr().save(tmp_path / "memory")
+        assert hashes(tmp_path / name) == hashes(tmp_path / "memory")
+        assert json.loads((tmp_path / name / "meta.json").read_text())["num_edges"] == len(edges)
+
+
+@pytest.mark.parametrize(
+    ("edges", "num_items", "word"),
+    [
+        ([(0, 0, 1), (1, 1, 0)], 3, "weight must be > 0"),
+        ([(0, 0, 1)], 4, "each of 4 items once"),
+        ([(0, 0, 1), (3, 0, 1)], 3, "1 of 2 edges"),
+        ([(0, 5, 1)], 3, "0 of 1 edges"),
+    ],
+)
+def test_broken_input_stops_before_any_file(
+    spark: SparkSession, tmp_path: Path, edges: list[tuple[int, int, int]], num_items: int, word: str
+) -> None:
+    graph = Graph(3, 2, edges, True, [1, 2, 3], [4, 5])
+    with pytest.raises(InputError, match=word):
+        write_csr(*tables(spark, graph, 1, 0), num_items, 2, tmp_path / "graph", True)
+    assert not (tmp_path / "graph").exists()
+
+
+def test_a_repeated_edge_fails_and_leaves_no_graph(spark: SparkSession, tmp_path: Path) -> None:
+    graph = Graph(3, 2, [(0, 0, 1), (0, 0, 2)], True, [1, 2, 3], [4, 5])
+    with pytest.raises(Exception, match="each edge once"):
+        write_csr(*tables(spark, graph, 1, 0), 3, 2, tmp_path, True)
+    with pytest.raises(InputError, match="finished"):
+        BipartiteCsr.open(tmp_path)

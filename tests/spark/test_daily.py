@@ -1,0 +1,321 @@
+"""The whole day on a small world: real tables, published together, resumable, reproducible."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+import world
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
+from walkbits import stages
+from walkbits.cli import Job
+from walkbits.config import Config
+from walkbits.errors import (
+    AuditError,
+    EmptyInputError,
+    InputError,
+    LostRaceError,
+    MissingDependencyError,
+    ModelError,
+)
+from walkbits.pipeline import Context, execute
+from walkbits.schemas import (
+    EMBEDDINGS,
+    PUBLICATIONS,
+    PUBLISHED,
+    RELATED,
+    RUN_METRICS,
+    RUNS,
+    STAGE_LOG,
+    TABLES,
+)
+from walkbits.storage.runs import find_run, logged_stages
+from walkbits.storage.tables import Store
+from walkbits.storage.views import register_views
+
+DAY = date(2026, 1, 31)
+
+
+def make_job(spark: SparkSession, config: Config, ds: date = DAY, **flags: Any) -> Job:
+    defaults = {"ds": ds, "run_id": None, "new_attempt": False, "allow_rollback": False}
+    return Job(argparse.Namespace(**(defaults | flags)), config, Store(spark, config.root))
+
+
+def fingerprints(store: Store, run_id: str) -> dict[str, tuple[int, str]]:
+    return {
+        table.name: store.fingerprint(table, run_id)
+        for table in TABLES.values()
+        if "run_id" in table.partition_by and table != RUN_METRICS
+    }
+
+
+def versions(store: Store) -> dict[str, int]:
+    return {
+        t.name: store.spark.sql(f"DESCRIBE HISTORY delta.`{store.path(t)}` LIMIT 1").collect()[0]["version"]
+        for t in TABLES.values()
+        if store.exists(t)
+    }
+
+
+@pytest.fixture(scope="module")
+def day(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Job:
+    """One published day."""
+    job = make_job(spark, world.world_config(tmp_path_factory.mktemp("day")))
+    stages.run_daily(job)
+    return job
+
+
+def test_published_tables_hold_every_node_once(day: Job) -> None:
+    run_id = find_run(day.store, None).run_id
+    assert day.store.read(EMBEDDINGS, run_id=run_id).count() == world.NUM_ITEMS
+    assert day.store.read(RELATED, run_id=run_id).count() == world.NUM_ITEMS * 5
+    assert day.store.read(PUBLICATIONS).count() == 1
+    assert [r["state"] for r in day.store.read(RUNS).orderBy("recorded_at").collect()] == [
+        "created",
+        "audited",
+        "published",
+    ]
+
+
+def test_related_items_share_the_planted_community(day: Job) -> None:
+    rows = day.store.read(RELATED).where("rank <= 3").collect()
+    same = [
+        int(r["item_id"][1:]) % world.COMMUNITIES == int(r["related_id"][1:]) % world.COMMUNITIES
+        for r in rows
+    ]
+    assert sum(same) / len(same) > 0.9
+
+
+def test_views_show_the_run(day: Job) -> None:
+    names = register_views(day.spark, day.config.root)
+    assert {f"published_{table.name}" for table in PUBLISHED} <= set(names)
+    shown = day.spark.table("published_embeddings").select("run_id").distinct().collect()
+    assert [r["run_id"] for r in shown] == [find_run(day.store, None).run_id]
+
+
+def test_the_same_inputs_again_change_nothing(day: Job) -> None:
+    before = versions(day.store)
+    stages.run_daily(day)
+    assert versions(day.store) == before
+
+
+def test_a_finished_stage_is_kept(day: Job, caplog: pytest.LogCaptureFixture) -> None:
+    before = versions(day.store)
+    stages.run_stage(day, "infer_layers")
+    assert versions(day.store) == before
+
+
+def test_a_published_run_is_not_written_again(day: Job) -> None:
+    other = day.config.model_copy(update={"index": day.config.index.model_copy(update={"num_related": 3})})
+    with pytest.raises(InputError, match="a published run must not be written again"):
+        stages.run_stage(make_job(day.spark, other), "build_index")
+
+
+def test_an_older_day_does_not_replace_a_newer_one(day: Job) -> None:
+    older = make_job(day.spark, day.config, ds=date(2026, 1, 30))
+    with pytest.raises(LostRaceError, match="ds must be >= the published 2026-01-31"):
+        stages.run_daily(older)
+    backfill = make_job(
+        day.spark, day.config.model_copy(update={"channel": "ds=2026-01-30"}), ds=date(2026, 1, 30)
+    )
+    stages.run_daily(backfill)
+    pointers = {r["channel"]: r["run_id"][:8] for r in day.store.read(PUBLICATIONS).collect()}
+    assert pointers == {"live": "20260131", "ds=2026-01-30": "20260130"}
+
+
+def test_results_do_not_depend_on_partitions_or_row_order(day: Job, tmp_path: Path) -> None:
+    run_id = find_run(day.store, None, DAY).run_id
+    shuffled = world.interactions()
+    shuffled = shuffled.take(
+        pc.sort_indices(
+            pa.table({"k": pc.utf8_reverse(shuffled["product"]), "b": shuffled["basket"]}),
+            [("k", "descending"), ("b", "descending")],
+        )
+    )
+    world.write_inputs(tmp_path / "inputs", interactions=shuffled)
+    config = world.world_config(tmp_path)
+    world.write_inputs(tmp_path / "inputs", interactions=shuffled)
+    settings = {"spark.sql.shuffle.partitions": "7", "spark.sql.files.maxPartitionBytes": "4096",
+                "spark.sql.execution.arrow.maxRecordsPerBatch": "37", "spark.sql.adaptive.enabled": "false"}  # fmt: skip
+    before = {key: day.spark.conf.get(key, None) for key in settings}
+    for key, value in settings.items():
+        day.spark.conf.set(key, value)
+    try:
+        other = make_job(day.spark, config)
+        stages.run_daily(other)
+        again = find_run(other.store, None)
+        assert again.run_id == run_id
+        assert fingerprints(other.store, run_id) == fingerprints(day.store, run_id)
+    finally:
+        for key, value in before.items():
+            day.spark.conf.unset(key) if value is None else day.spark.conf.set(key, value)
+
+
+class Killed(Exception):
+    """Stands for a crash between two stages."""
+
+
+def test_a_killed_run_goes_on_at_its_first_unfinished_stage(
+    spark: SparkSession, tmp_path: Path, day: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = make_job(spark, world.world_config(tmp_path))
+    fired = []
+
+    def crash(context: Context) -> Any:
+        fired.append(context.run_id)
+        raise Killed
+
+    broken = [
+        s if s.name != "infer_layers" else type(s)(s.name, s.after, s.settings, crash) for s in stages.DAILY
+    ]
+    with monkeypatch.context() as patch:
+        patch.setattr(stages, "DAILY", tuple(broken))
+        with pytest.raises(Killed):
+            stages.run_daily(job)
+    assert len(fired) == 1
+    assert job.store.read(RUNS).where("state = 'failed'").count() == 1
+    before = versions(job.store)
+    stages.run_daily(job)
+    after = versions(job.store)
+    for table in ("nodes", "edges", "features", "neighborhoods"):
+        assert before[table] == after[table]
+    run_id = find_run(job.store, None).run_id
+    assert fingerprints(job.store, run_id) == fingerprints(day.store, find_run(day.store, None, DAY).run_id)
+
+
+def test_a_tampered_output_is_rebuilt(spark: SparkSession, tmp_path: Path) -> None:
+    job = make_job(spark, world.world_config(tmp_path))
+    context = stages.open_day(job)
+    execute(context, stages.DAILY[0])
+    whole = context.store.fingerprint(TABLES["features"], context.run_id)
+    spark.sql(f"DELETE FROM delta.`{context.store.path(TABLES['features'])}` WHERE node_id = 3")
+    assert execute(context, stages.DAILY[0])
+    assert context.store.fingerprint(TABLES["features"], context.run_id) == whole
+    assert not execute(context, stages.DAILY[0])
+
+
+def test_a_damaged_model_is_refused(spark: SparkSession, tmp_path: Path) -> None:
+    job = make_job(spark, world.world_config(tmp_path))
+    context = stages.open_day(job)
+    for stage in stages.DAILY[:3]:
+        execute(context, stage)
+    card = context.artifacts("model") / "card.json"
+    text = card.read_text(encoding="utf-8")
+    card.unlink()
+    with pytest.raises(ModelError, match="model"):
+        stages.DAILY[3].run(context)
+    card.write_text(
+        text.replace('"num_pairs"', '"number_of_pairs"').replace('"format": 1', '"format": 9'),
+        encoding="utf-8",
+    )
+    with pytest.raises(ModelError, match="card"):
+        stages.DAILY[3].run(context)
+
+
+def test_an_audit_that_fails_publishes_nothing(spark: SparkSession, tmp_path: Path) -> None:
+    job = make_job(spark, world.world_config(tmp_path))
+    context = stages.open_day(job)
+    for stage in stages.DAILY:
+        execute(context, stage)
+    path = context.store.path(EMBEDDINGS)
+    spark.sql(
+        f"UPDATE delta.`{path}` SET embedding = transform(embedding, x -> float('NaN')) WHERE node_id = 3"
+    )
+    with pytest.raises(AuditError, match="embeddings must be finite, got 1 rows.*nothing was published"):
+        stages.publish(context)
+    assert context.store.read(PUBLICATIONS).isEmpty()
+    assert context.store.read(RUNS).where("state = 'failed'").count() == 1
+
+
+def replaced(table: pa.Table, column: str, values: pa.Array) -> pa.Table:
+    return table.set_column(table.schema.get_field_index(column), column, values)
+
+
+BAD_INPUTS: dict[str, tuple[Callable[[], dict[str, pa.Table]], type[Exception], str]] = {
+    "null id": (
+        lambda: {"interactions": replaced(world.interactions(), "product", pa.array([None, *world.interactions()["product"].to_pylist()[1:]]))},
+        InputError, "1 x null item id",
+    ),
+    "negative weight": (
+        lambda: {"interactions": replaced(world.interactions(), "amount", pc.negate(world.interactions()["amount"]))},
+        InputError, "interactions.amount must be finite and >= 0",
+    ),
+    "NaN feature": (
+        lambda: {"items": replaced(world.items(), "price", pa.array([float("nan")] * world.NUM_ITEMS))},
+        InputError, "items.price must be finite or null",
+    ),
+    "empty interactions": (lambda: {"interactions": world.interactions().slice(0, 0)}, EmptyInputError, "interactions"),
+    "empty items": (lambda: {"items": world.items().slice(0, 0)}, EmptyInputError, "items"),
+    "missing column": (lambda: {"items": world.items().drop_columns(["price"])}, InputError, r"columns \['price'\]"),
+    "float id": (
+        lambda: {"interactions": replaced(world.interactions(), "basket", pc.cast(world.interactions()["basket"], pa.float64()))},
+        InputError, "interactions.basket must be a string or integer id, got double",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD_INPUTS)
+def test_bad_input_is_refused_before_anything_is_written(
+    spark: SparkSession, tmp_path: Path, case: str
+) -> None:
+    make, error, message = BAD_INPUTS[case]
+    config = world.world_config(tmp_path)
+    world.write_inputs(tmp_path / "inputs", **make())
+    with pytest.raises(error, match=message):
+        stages.run_daily(make_job(spark, config))
+    assert not (tmp_path / "root").exists()
+
+
+def test_a_stage_without_its_run_says_what_to_do(spark: SparkSession, tmp_path: Path) -> None:
+    job = make_job(spark, world.world_config(tmp_path))
+    with pytest.raises(InputError, match="a run must exist"):
+        stages.run_stage(job, "infer_layers")
+    with pytest.raises(InputError, match="--run-id must look like"):
+        stages.run_stage(make_job(spark, job.config, run_id="../x"), "infer_layers")
+    stages.open_day(job)
+    with pytest.raises(
+        InputError,
+        match=r"stages \['ingest_graph', 'build_neighborhoods', 'train_model'\] must have finished",
+    ):
+        stages.run_stage(job, "infer_layers")
+
+
+def test_evaluation_beats_popularity_on_planted_communities(spark: SparkSession, tmp_path: Path) -> None:
+    job = make_job(spark, world.world_config(tmp_path))
+    text = stages.evaluate(job)
+    recall = {line.split()[0]: float(line.split()[1]) for line in text.splitlines()[2:]}
+    assert recall["embeddings"] > 2 * recall["popularity"]
+    assert recall["asymmetric_128"] > recall["popularity"]
+    assert not Store(spark, job.config.root).exists(PUBLICATIONS)
+
+
+def test_k_core_needs_the_jar_and_says_so(spark: SparkSession, tmp_path: Path) -> None:
+    from walkbits.graph.profile import has_graphframes
+
+    if has_graphframes(spark):
+        pytest.skip("the GraphFrames jar is on the class path")
+    job = make_job(spark, world.world_config(tmp_path, {"ingest.k_core": 2}))
+    with pytest.raises(
+        MissingDependencyError,
+        match=r"ingest\.k_core=2 needs the GraphFrames jar.*--packages io\.graphframes",
+    ):
+        stages.run_daily(job)
+    assert not (tmp_path / "root").exists()
+
+
+def test_stage_log_names_every_output(day: Job) -> None:
+    run_id = find_run(day.store, None, DAY).run_id
+    logged = logged_stages(day.store, run_id)
+    assert [*logged] == sorted([*(s.name for s in stages.DAILY), "publish_run"])
+    outputs = {o.output for one in logged.values() for o in one.outputs}
+    assert {"nodes", "edges", "features", "neighborhoods/relation=item_from_item", "artifacts/graph",
+            "artifacts/model", "representations/layer=1", "embeddings", "codes", "lsh_buckets", "related"} <= outputs  # fmt: skip
+    seconds = day.store.read(STAGE_LOG, run_id=run_id).agg(F.min("seconds")).collect()[0][0]
+    assert seconds > 0

@@ -1,0 +1,279 @@
+"""The engine on Spark: equal to plain loops, and to itself under any partitioning."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+import pytest
+import torch
+from other_models import ARCHITECTURES, HashGnn, random_bipartite
+from plain import Graph, algorithm_2, random_graph
+from pyspark.sql import DataFrame, SparkSession
+from walkbits import config
+from walkbits.errors import InputError, WalkbitsError
+from walkbits.inference.layers import Inferred, infer
+from walkbits.models.card import Card, LoadedModel, load_model, save_model
+from walkbits.models.pinsage import PinSage
+from walkbits.schemas import EMBEDDINGS, REPRESENTATIONS
+
+NODES = 70
+MODEL = config.Model(num_layers=2, hidden_size=6, embedding_size=5)
+
+
+@pytest.fixture
+def graph() -> Graph:
+    return random_graph(1, NODES, 7, 9)
+
+
+@pytest.fixture
+def model() -> LoadedModel:
+    module = PinSage(7, MODEL, 1)
+    return loaded(module.network, {name: tensor.numpy() for name, tensor in module.state_dict().items()})
+
+
+def loaded(network: Any, weights: dict[str, np.ndarray]) -> LoadedModel:
+    card = Card(
+        network=network,
+        feature_schema="0" * 64,
+        config_hash="0" * 64,
+        data_run="20260101-00000000-a1",
+        metrics={},
+        weights_sha256="0" * 64,
+    )
+    return LoadedModel(card, weights)
+
+
+def feature_rows(
+    spark: SparkSession, features: np.ndarray, partitions: int = 2, shuffled: bool = False
+) -> DataFrame:
+    rows = [(node, row.astype("<f4").tobytes()) for node, row in enumerate(features)]
+    order = np.random.default_rng(0).permutation(len(rows)) if shuffled else range(len(rows))
+    frame = spark.createDataFrame([rows[i] for i in order], "node int, features binary")
+    return frame.repartition(partitions)
+
+
+def neighborhood_rows(
+    spark: SparkSession, rows: Any, partitions: int = 2, shuffled: bool = False
+) -> DataFrame:
+    listed = [(node, *row) for node, row in enumerate(rows)]
+    order = np.random.default_rng(1).permutation(len(rows)) if shuffled else range(len(rows))
+    schema = "node int, neighbors array<int>, visits array<int>"
+    return spark.createDataFrame([listed[i] for i in order], schema).repartition(partitions)
+
+
+class Layers:
+    """Commits layers to Parquet, as the stage does to Delta, and remembers them."""
+
+    def __init__(self, spark: SparkSession, folder: Path) -> None:
+        self.spark, self.folder, self.written = spark, folder, {}
+
+    def __call__(self, rows: DataFrame, layer: int) -> DataFrame:
+        path = str(self.folder / f"layer={layer}")
+        rows.write.parquet(path)
+        self.written[layer] = self.spark.read.parquet(path)
+        return self.written[layer]
+
+
+def run(
+    spark: SparkSession,
+    model: LoadedModel,
+    graph: Graph,
+    folder: Path,
+    block_size: int = 16,
+    **shape: Any,
+) -> tuple[Inferred, Layers]:
+    layers = Layers(spark, folder / "layers")
+    inferred = infer(
+        spark,
+        model,
+        {"item": feature_rows(spark, graph.features, **shape)},
+        {"item": len(graph.features)},
+        lambda relation: neighborhood_rows(spark, graph.rows, **shape),
+        config.Inference(block_size=block_size),
+        folder / "run",
+        layers,
+    )
+    return inferred, layers
+
+
+def embeddings_of(inferred: Inferred) -> np.ndarray:
+    table = inferred.embeddings.toArrow().sort_by("node")
+    assert table["node"].to_pylist() == list(range(table.num_rows))
+    return np.array(table["embedding"].to_pylist(), np.float32)
+
+
+def test_engine_equals_plain_loops(
+    spark: SparkSession, model: LoadedModel, graph: Graph, tmp_path: Path
+) -> None:
+    inferred, layers = run(spark, model, graph, tmp_path)
+    got = embeddings_of(inferred)
+    plain = algorithm_2(graph, model.weights, MODEL, list(range(NODES)))
+    np.testing.assert_allclose(got, plain, rtol=0, atol=1e-5)
+    sure = np.abs(plain) > 1e-5
+    np.testing.assert_array_equal((got > 0)[sure], (plain > 0)[sure])
+    assert list(layers.written) == [1]
+    assert layers.written[1].columns == ["node_type", "node", "representation"]
+
+
+def test_the_model_runs_once_per_node_and_layer(
+    spark: SparkSession, model: LoadedModel, graph: Graph, tmp_path: Path
+) -> None:
+    inferred, _ = run(spark, model, graph, tmp_path, partitions=3)
+    with pytest.raises(WalkbitsError, match="once per node and pass"):
+        inferred.model_rows.check()
+    inferred.embeddings.write.format("noop").mode("overwrite").save()
+    inferred.model_rows.check()
+    assert inferred.model_rows.seen() == {
+        "layer 1: project item": NODES,
+        "layer 1: convolve item": NODES,
+        "layer 2: project item": NODES,
+        "layer 2: convolve item": NODES,
+    }
+    inferred.embeddings.write.format("noop").mode("overwrite").save()
+    assert inferred.model_rows.seen()["layer 2: convolve item"] == 2 * NODES
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [{"partitions": 1}, {"partitions": 3}, {"partitions": 7}, {"shuffled": True}],
+    ids=lambda shape: "-".join(f"{key}={value}" for key, value in shape.items()),
+)
+def test_partitions_and_order_do_not_change_a_bit(
+    spark: SparkSession, model: LoadedModel, graph: Graph, tmp_path: Path, shape: dict[str, Any]
+) -> None:
+    base = embeddings_of(run(spark, model, graph, tmp_path / "a")[0])
+    other = embeddings_of(run(spark, model, graph, tmp_path / "b", **shape)[0])
+    np.testing.assert_array_equal(base.view(np.uint32), other.view(np.uint32))
+
+
+def test_column_types_are_those_of_the_tables(
+    spark: SparkSession, model: LoadedModel, graph: Graph, tmp_path: Path
+) -> None:
+    inferred, layers = run(spark, model, graph, tmp_path)
+    assert inferred.embeddings.schema["embedding"].dataType == EMBEDDINGS.schema["embedding"].dataType
+    for name in ("node_type", "node", "representation"):
+        assert layers.written[1].schema[name].dataType == REPRESENTATIONS.schema[name].dataType
+
+
+def test_only_the_last_layers_matrices_remain(
+    spark: SparkSession, model: LoadedModel, graph: Graph, tmp_path: Path
+) -> None:
+    run(spark, model, graph, tmp_path)
+    remaining = sorted(path.name for path in (tmp_path / "run").iterdir())
+    assert remaining == ["run-item.1", "run-item_from_item.2"]
+
+
+def test_workers_compute_with_one_thread(spark: SparkSession) -> None:
+    def threads(batches: Any) -> Any:
+        import os
+
+        import pyarrow as pa
+
+        list(batches)
+        yield pa.RecordBatch.from_pydict({"threads": [os.environ["OMP_NUM_THREADS"]]})
+
+    assert {row.threads for row in spark.range(2).mapInArrow(threads, "threads string").collect()} == {"1"}
+
+
+@pytest.mark.parametrize("damage", ["missing", "doubled", "outside"])
+def test_features_must_hold_each_node_once(
+    spark: SparkSession, model: LoadedModel, graph: Graph, tmp_path: Path, damage: str
+) -> None:
+    rows = feature_rows(spark, graph.features)
+    if damage == "missing":
+        rows = rows.where("node != 3")
+    elif damage == "doubled":
+        rows = rows.selectExpr("CASE WHEN node = 3 THEN 4 ELSE node END AS node", "features")
+    else:
+        rows = rows.selectExpr("CASE WHEN node = 3 THEN 70 ELSE node END AS node", "features")
+    with pytest.raises(InputError, match=r"item: .*node"):
+        infer(
+            spark, model, {"item": rows}, {"item": NODES},
+            lambda relation: neighborhood_rows(spark, graph.rows),
+            config.Inference(), tmp_path / "run", Layers(spark, tmp_path),
+        )  # fmt: skip
+
+
+def test_features_of_another_width_are_refused_with_both_widths(
+    spark: SparkSession, model: LoadedModel, tmp_path: Path
+) -> None:
+    graph = random_graph(1, NODES, 8, 9)
+    with pytest.raises(InputError, match=r"must hold 7 fp32 values \(28 bytes\), got one of 32 bytes"):
+        run(spark, model, graph, tmp_path)
+
+
+def test_features_of_the_input_must_be_given(spark: SparkSession, model: LoadedModel, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="features of item must be given"):
+        infer(
+            spark, model, {}, {"item": NODES}, lambda relation: spark.range(1),
+            config.Inference(), tmp_path / "run", Layers(spark, tmp_path),
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda one: one.__name__)
+@pytest.mark.parametrize(("seed", "partitions", "block_size"), [(0, 2, 16), (1, 5, 64)])
+def test_other_architectures_need_only_a_module_and_a_card(
+    spark: SparkSession, tmp_path: Path, architecture: Any, seed: int, partitions: int, block_size: int
+) -> None:
+    graph = random_bipartite(seed, 40, 23, 6)
+    torch.manual_seed(seed)
+    module = architecture(graph)
+    weights = {name: tensor.numpy() for name, tensor in module.state_dict().items()}
+    save_model(
+        tmp_path / "model", module.network, weights,
+        feature_schema="0" * 64, config_hash="0" * 64, data_run="run", metrics={},
+    )  # fmt: skip
+    layers = Layers(spark, tmp_path / "layers")
+    inferred = infer(
+        spark,
+        load_model(tmp_path / "model"),
+        {t: feature_rows(spark, rows, partitions) for t, rows in graph.features.items()},
+        {t: len(rows) for t, rows in graph.features.items()},
+        lambda relation: neighborhood_rows(spark, graph.rows[relation], partitions, shuffled=True),
+        config.Inference(block_size=block_size),
+        tmp_path / "run",
+        layers,
+    )
+    table = inferred.embeddings.toArrow().sort_by([("node_type", "ascending"), ("node", "ascending")])
+    inferred.model_rows.check()
+    assert list(layers.written) == list(range(1, len(module.network.layers)))
+    plain = architecture.plain(graph, weights)
+    with torch.no_grad():
+        trainer = module(graph)
+    for node_type, wanted in plain.items():
+        rows = table.filter(pc.equal(table["node_type"], node_type))
+        assert rows["node"].to_pylist() == list(range(len(wanted)))
+        got = np.array(rows["embedding"].to_pylist())
+        assert got.shape[1] == module.network.embedding_size(node_type)
+        np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(trainer[node_type].numpy(), wanted, rtol=0, atol=1e-5)
+        sure = np.abs(wanted) > 1e-5
+        np.testing.assert_array_equal((got > 0)[sure], (wanted > 0)[sure])
+
+
+def test_nodes_that_an_id_tensor_does_not_know_start_at_zeros(spark: SparkSession, tmp_path: Path) -> None:
+    trained_on = random_bipartite(2, 9, 5, 6)
+    torch.manual_seed(2)
+    module = HashGnn(trained_on)
+    weights = {name: tensor.numpy() for name, tensor in module.state_dict().items()}
+    graph = random_bipartite(3, 20, 7, 6)
+    inferred = infer(
+        spark,
+        loaded(module.network, weights),
+        {},
+        {"item": 20, "context": 7},
+        lambda relation: neighborhood_rows(spark, graph.rows[relation]),
+        config.Inference(block_size=16),
+        tmp_path / "run",
+        Layers(spark, tmp_path / "layers"),
+    )
+    grown = dict(weights)
+    for node_type, rows in graph.features.items():
+        known = weights[f"inputs.{node_type}"]
+        grown[f"inputs.{node_type}"] = np.pad(known, ((0, len(rows) - len(known)), (0, 0)))
+    plain = HashGnn.plain(graph, grown)
+    for row in inferred.embeddings.collect():
+        np.testing.assert_allclose(row.embedding, plain[row.node_type][row.node], rtol=0, atol=1e-5)

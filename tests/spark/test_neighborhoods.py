@@ -1,0 +1,81 @@
+"""The neighborhoods stage: every node once, the kernel's rows, under any cut of the work."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pyspark.sql import SparkSession
+from walk_reference import neighborhood, random_graph
+from walkbits import config
+from walkbits.errors import InputError
+from walkbits.graph import neighborhoods as module
+from walkbits.graph.neighborhoods import build_neighborhoods
+from walkbits.graph.walks import neighborhoods_of
+from walkbits.schemas import NEIGHBORHOODS
+from walkbits.storage.artifacts import HostFolder, distribute
+
+RELATIONS: tuple[config.Relation, ...] = ("item_from_item", "item_from_context", "context_from_item")
+WALKS = config.Walks(num_walks=10, num_neighbors=4, restart_probability=0.1)
+
+
+@pytest.mark.parametrize("relation", RELATIONS)
+def test_rows_are_those_of_plain_python(
+    spark: SparkSession, tmp_path: Path, relation: config.Relation
+) -> None:
+    graph = random_graph(50, 20, 60, 1, True)
+    graph.csr().save(tmp_path)
+    table = build_neighborhoods(spark, distribute(spark, tmp_path), relation, WALKS, seed=5)
+    rows = table.orderBy("node").collect()
+    assert [row.node for row in rows] == list(range(20 if relation == "context_from_item" else 50))
+    assert {row.relation for row in rows} == {relation}
+    for row in rows:
+        found = list(zip(row.neighbors, row.visits, strict=True))
+        assert found == neighborhood(graph, relation, row.node, WALKS, 5)
+    assert any(not row.neighbors for row in rows)  # isolated nodes have a row
+    fields = {field.name: field for field in NEIGHBORHOODS.schema}
+    assert [field.dataType for field in table.schema] == [fields[name].dataType for name in table.columns]
+
+
+@pytest.mark.parametrize("partitions", [1, 3, 17])
+def test_partitions_and_batches_change_nothing(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, partitions: int
+) -> None:
+    csr = random_graph(200, 40, 500, 2, False).csr()
+    csr.save(tmp_path)
+    monkeypatch.setattr(module, "NODES_PER_BATCH", 7)
+    table = build_neighborhoods(spark, distribute(spark, tmp_path), "item_from_item", WALKS, 5, partitions)
+    assert table.rdd.getNumPartitions() == partitions
+    rows = table.orderBy("node").collect()
+    nodes = np.arange(200, dtype=np.int32)
+    indptr, neighbors, visits = neighborhoods_of(csr, "item_from_item", nodes, WALKS, 5)
+    assert [row.node for row in rows] == list(range(200))
+    assert [len(row.neighbors) for row in rows] == np.diff(indptr).tolist()
+    assert [n for row in rows for n in row.neighbors] == neighbors.tolist()
+    assert [n for row in rows for n in row.visits] == visits.tolist()
+
+
+def test_a_killed_worker_changes_nothing(spark: SparkSession, tmp_path: Path) -> None:
+    random_graph(100, 40, 300, 2, False).csr().save(tmp_path / "graph")
+    marker = tmp_path / "fired"
+
+    class Deadly(HostFolder):
+        def local(self) -> Path:
+            if Path("/proc/self/cmdline").read_bytes().find(b"pyspark.daemon") >= 0 and not marker.exists():
+                marker.touch()
+                os._exit(9)
+            return super().local()
+
+    calm = build_neighborhoods(spark, HostFolder(str(tmp_path / "graph"), False), "item_from_item", WALKS, 5)
+    killed = build_neighborhoods(spark, Deadly(str(tmp_path / "graph"), False), "item_from_item", WALKS, 5)
+    assert killed.orderBy("node").collect() == calm.orderBy("node").collect()
+    assert marker.exists()
+
+
+def test_a_single_node_has_its_row_and_no_graph_is_an_error(spark: SparkSession, tmp_path: Path) -> None:
+    random_graph(1, 1, 0, 0, False).csr().save(tmp_path)
+    assert build_neighborhoods(spark, distribute(spark, tmp_path), "item_from_item", WALKS, 5).count() == 1
+    with pytest.raises(InputError, match="finished"):
+        build_neighborhoods(spark, HostFolder(str(tmp_path / "none"), False), "item_from_item", WALKS, 5)

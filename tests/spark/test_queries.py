@@ -1,0 +1,283 @@
+"""Every file under sql/ parses and runs, and answers what plain Python answers."""
+
+from __future__ import annotations
+
+import datetime
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pyspark.sql import Row, SparkSession
+from walkbits import schemas
+from walkbits.index.buckets import buckets_of
+from walkbits.index.codes import encode, rotation
+
+SQL = Path(__file__).resolve().parents[2] / "sql"
+VIEWS = sorted((SQL / "views").glob("*.sql"))
+QUERIES = sorted((SQL / "queries").glob("*.sql"))
+
+NUM_ITEMS, NUM_CONTEXTS, SIZE, BAND_BITS = 60, 12, 8, 4
+LIVE, PREVIOUS, ABANDONED = "20260102-bbbbbbbb-a1", "20260101-aaaaaaaa-a1", "20260103-cccccccc-a1"
+ITEM_IDS = [f"{100 - i}" if i % 7 else f'it\'em "{i}"' for i in range(NUM_ITEMS)]
+# A context may carry the id of an item.
+CONTEXT_IDS = [ITEM_IDS[3], *(f"c{i}" for i in range(1, NUM_CONTEXTS))]
+IDS = ITEM_IDS + CONTEXT_IDS
+
+
+def run_vectors(run_id: str) -> np.ndarray:
+    """Embeddings of a run; the live one lies near the previous one."""
+    x = np.random.default_rng(0).standard_normal((NUM_ITEMS + NUM_CONTEXTS, SIZE))
+    if run_id != PREVIOUS:
+        x += 0.3 * np.random.default_rng(len(run_id) + ord(run_id[-4])).standard_normal(x.shape)
+    x = (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
+    x[11] = x[12]  # a tie
+    return x
+
+
+def run_nodes(run_id: str) -> list[int]:
+    """Rows of IDS that a run knows: the previous run lacks some items and knows others."""
+    gone = {PREVIOUS: {1, 2}, LIVE: {20, 70}}.get(run_id, set())
+    return [row for row in range(len(IDS)) if row not in gone]
+
+
+def node_type(row: int) -> str:
+    return schemas.ITEM if row < NUM_ITEMS else schemas.CONTEXT
+
+
+def name(row: int) -> str | None:
+    return None if row % 5 == 0 else f"name of {row}"
+
+
+X = run_vectors(LIVE)
+NODES = run_nodes(LIVE)
+ITEMS = [row for row in NODES if row < NUM_ITEMS]
+CODE = {run_id: encode(run_vectors(run_id), rotation(0, SIZE, 128))[0] for run_id in (LIVE, PREVIOUS)}
+BUCKETS = buckets_of(CODE[LIVE][:, :1], BAND_BITS)
+
+
+@pytest.fixture
+def published(spark: SparkSession) -> None:
+    """Base tables of three runs, of which the second is live, as temporary views; then the views."""
+    rows: dict[str, list[dict[str, Any]]] = {table.name: [] for table in schemas.PUBLISHED}
+    for run_id in (PREVIOUS, LIVE, ABANDONED):
+        x = run_vectors(run_id)
+        for node_id, row in enumerate(run_nodes(run_id)):
+            node = {
+                "run_id": run_id, "node_type": node_type(row), "node_id": node_id, "external_id": IDS[row]
+            }  # fmt: skip
+            rows["nodes"].append(node | {"name": name(row), "node_key": row, "degree": row})
+            rows["embeddings"].append(node | {"embedding": x[row].tolist()})
+            for bits in (64, 128):
+                code, scale = encode(x[[row]], rotation(0, SIZE, bits))
+                coded = {"code_bits": bits, "code": code[0].tolist(), "scale": float(scale[0])}
+                rows["codes"].append(node | coded)
+                if bits == 64 and node_type(row) == schemas.ITEM:
+                    for band, bucket in enumerate(buckets_of(code, BAND_BITS)[0].tolist()):
+                        rows["lsh_buckets"].append(node | {"band": band, "bucket": bucket})
+        known = [row for row in run_nodes(run_id) if row < NUM_ITEMS]
+        for row in known:
+            order = sorted((-float(x[row] @ x[other]), other) for other in known if other != row)
+            for rank, (score, other) in enumerate(order[:4], 1):
+                rows["related"].append(
+                    {
+                        "run_id": run_id, "item_id": IDS[row], "rank": rank,
+                        "related_id": IDS[other], "score": -score,
+                    }
+                )  # fmt: skip
+    for table in schemas.PUBLISHED:
+        selected = [tuple(row[column] for column in table.names) for row in rows[table.name]]
+        spark.createDataFrame(selected, table.schema).createOrReplaceTempView(table.name)
+    day = datetime.date(2026, 1, 2)
+    moment = datetime.datetime(2026, 1, 2, 3, 4, 5)
+    pointers = [
+        ("live", 9, day, PREVIOUS, None, "model", "inputs", 10, "sha", moment),
+        ("live", 10, day, LIVE, PREVIOUS, "model", "inputs", 10, "sha", moment),
+        ("ds=2026-01-03", 11, day, ABANDONED, LIVE, "model", "inputs", 10, "sha", moment),
+    ]
+    spark.createDataFrame(pointers, schemas.PUBLICATIONS.schema).createOrReplaceTempView("publications")
+    for view in VIEWS:
+        spark.sql(view.read_text(encoding="utf-8"))
+
+
+def ask(spark: SparkSession, query: str, **parameters: Any) -> list[Row]:
+    frame = spark.sql((SQL / "queries" / f"{query}.sql").read_text(encoding="utf-8"), args=parameters)
+    return frame.collect()
+
+
+def plan(spark: SparkSession, query: str, **parameters: Any) -> str:
+    text = (SQL / "queries" / f"{query}.sql").read_text(encoding="utf-8")
+    return spark.sql(text, args=parameters)._jdf.queryExecution().executedPlan().toString()
+
+
+def inner(a: int, b: int) -> float:
+    return float(X[a].astype(np.float64) @ X[b])
+
+
+def differing(a: list[int], b: list[int]) -> int:
+    """Bits in which two lists of signed words differ."""
+    return sum(bin((int(x) ^ int(y)) % 2**64).count("1") for x, y in zip(a, b, strict=True))
+
+
+def matching(a: int, b: int) -> int:
+    return int((BUCKETS[a] == BUCKETS[b]).sum())
+
+
+@pytest.mark.parametrize("path", VIEWS + QUERIES, ids=lambda path: path.stem)
+def test_sparks_own_parser_accepts_it(spark: SparkSession, path: Path) -> None:
+    text = path.read_text(encoding="utf-8").rstrip().removesuffix(";")
+    assert ";" not in "".join(line for line in text.splitlines() if not line.startswith("--"))
+    spark._jsparkSession.sessionState().sqlParser().parsePlan(text)
+
+
+def test_every_query_is_tested_and_every_parameter_explained(request: pytest.FixtureRequest) -> None:
+    tests = {item.originalname for item in request.session.items if hasattr(item, "originalname")}
+    for path in QUERIES:
+        assert f"test_{path.stem}" in tests
+        text = path.read_text(encoding="utf-8")
+        header = "\n".join(line for line in text.splitlines() if line.startswith("--"))
+        body = "\n".join(line.split("--")[0] for line in text.splitlines())
+        used = {word.strip(",();") for word in body.split() if word.lstrip("(").startswith(":")}
+        assert all(word.lstrip("(:").split(",")[0] in header for word in used), path.name
+
+
+@pytest.mark.usefixtures("published")
+def test_views_show_the_live_run_whole(spark: SparkSession) -> None:
+    for table in schemas.PUBLISHED:
+        view = spark.table(f"published_{table.name}")
+        assert view.columns == table.names
+        assert view.exceptAll(spark.table(table.name).where(f"run_id = '{LIVE}'")).count() == 0
+        assert view.count() == spark.table(table.name).where(f"run_id = '{LIVE}'").count() > 0
+    (run,) = spark.table("published_run").collect()
+    assert (run["run_id"], run["seq"]) == (LIVE, 10)
+    assert spark.table("published_run").columns == schemas.PUBLICATIONS.names
+
+
+@pytest.mark.usefixtures("published")
+def test_views_are_empty_before_the_first_publication(spark: SparkSession) -> None:
+    spark.table("publications").limit(0).createOrReplaceTempView("publications")
+    for view in VIEWS:
+        spark.sql(view.read_text(encoding="utf-8"))
+        assert spark.table(view.stem).count() == 0
+
+
+@pytest.mark.usefixtures("published")
+def test_related_items(spark: SparkSession) -> None:
+    for row in (0, 3, 14):
+        order = sorted((-inner(row, other), other) for other in ITEMS if other != row)[:4]
+        found = ask(spark, "related_items", item_id=IDS[row])
+        assert [(line["rank"], line["related_id"], line["name"]) for line in found] == [
+            (rank, IDS[other], name(other)) for rank, (_, other) in enumerate(order, 1)
+        ]
+        assert [line["score"] for line in found] == pytest.approx([-score for score, _ in order], abs=1e-6)
+    assert ask(spark, "related_items", item_id="nobody'; --") == []
+
+
+@pytest.mark.usefixtures("published")
+@pytest.mark.parametrize("min_bands", [1, 3, 5])
+def test_weak_and_candidates(spark: SparkSession, min_bands: int) -> None:
+    for row in (3, 7):
+        expected = {
+            IDS[other]: (
+                name(other),
+                matching(row, other),
+                differing(CODE[LIVE][row], CODE[LIVE][other]),
+                pytest.approx(inner(row, other), abs=1e-6),
+            )
+            for other in ITEMS
+            if other != row and matching(row, other) >= min_bands
+        }
+        found = ask(spark, "weak_and_candidates", item_id=IDS[row], min_bands=min_bands)
+        assert {line["candidate_id"]: tuple(line)[1:] for line in found} == expected
+        assert len(found) == len(expected) > 0
+        scores = [line["score"] for line in found]
+        assert scores == sorted(scores, reverse=True)
+
+
+@pytest.mark.usefixtures("published")
+@pytest.mark.parametrize("recent", [[3], [8, 30, 7], [11, 12, 25]])
+def test_home_feed(spark: SparkSession, recent: list[int]) -> None:
+    best = {}
+    for other in ITEMS:
+        near = [(-inner(row, other), row) for row in recent if matching(row, other) >= 2]
+        if near and other not in recent:
+            best[other] = min(near)
+    order = sorted(best, key=lambda other: (best[other][0], other))[:6]
+    found = ask(
+        spark, "home_feed", recent_items=",".join(IDS[row] for row in recent), min_bands=2, num_results=6
+    )
+    assert [tuple(line[:3]) for line in found] == [
+        (rank, IDS[other], name(other)) for rank, other in enumerate(order, 1)
+    ]
+    assert [line["score"] for line in found] == pytest.approx([-best[other][0] for other in order], abs=1e-6)
+    assert [(line["because_of"], line["because_of_name"]) for line in found] == [
+        (IDS[best[other][1]], name(best[other][1])) for other in order
+    ]
+    assert len(found) == 6
+
+
+@pytest.mark.usefixtures("published")
+def test_bucket_population(spark: SparkSession) -> None:
+    found = ask(spark, "bucket_population")
+    assert [line["band"] for line in found] == list(range(64 // BAND_BITS))
+    for line in found:
+        _, counts = np.unique(BUCKETS[ITEMS, line["band"]], return_counts=True)
+        gini = np.abs(counts[:, None] - counts).sum() / (2 * len(counts) * counts.sum())
+        assert tuple(line)[1:] == pytest.approx(
+            (len(ITEMS), len(counts), counts.mean(), counts.max(), gini, (counts**2).sum() / counts.sum())
+        )
+
+
+@pytest.mark.usefixtures("published")
+def test_drift(spark: SparkSession) -> None:
+    before = run_vectors(PREVIOUS).astype(np.float64)
+    found = ask(spark, "drift")
+    assert [line["node_type"] for line in found] == [schemas.CONTEXT, schemas.ITEM]
+    for line in found:
+        own = {row for row in NODES if node_type(row) == line["node_type"]}
+        old = {row for row in run_nodes(PREVIOUS) if node_type(row) == line["node_type"]}
+        common = sorted(own & old)
+        flips = [
+            differing(new, past) / 128
+            for new, past in zip(CODE[LIVE][common], CODE[PREVIOUS][common], strict=True)
+        ]
+        cosine = [float(X[row].astype(np.float64) @ before[row]) for row in common]
+        assert line.asDict() == {
+            "run_id": LIVE,
+            "prev_run_id": PREVIOUS,
+            "node_type": line["node_type"],
+            "nodes": len(own),
+            "prev_nodes": len(old),
+            "nodes_change": len(own) - len(old),
+            "common": len(common),
+            "mean_cosine": pytest.approx(math.fsum(cosine) / len(common), abs=1e-6),
+            "share_of_bits_flipped": pytest.approx(sum(flips) / len(common)),
+        }
+
+
+@pytest.mark.usefixtures("published")
+def test_drift_of_the_first_publication_has_nothing_to_compare(spark: SparkSession) -> None:
+    spark.table("publications").where("seq = 9").createOrReplaceTempView("publications")
+    for view in VIEWS:
+        spark.sql(view.read_text(encoding="utf-8"))
+    for line in ask(spark, "drift"):
+        assert (line["run_id"], line["prev_run_id"]) == (PREVIOUS, None)
+        assert (line["prev_nodes"], line["common"], line["mean_cosine"]) == (0, 0, None)
+
+
+@pytest.mark.usefixtures("published")
+@pytest.mark.parametrize(
+    ("query", "parameters"),
+    [
+        ("related_items", {"item_id": "5"}),
+        ("weak_and_candidates", {"item_id": "5", "min_bands": 2}),
+        ("home_feed", {"recent_items": "5,6", "min_bands": 2, "num_results": 9}),
+    ],
+)
+def test_no_query_pairs_items_with_the_whole_catalogue(
+    spark: SparkSession, query: str, parameters: dict[str, Any]
+) -> None:
+    text = plan(spark, query, **parameters)
+    assert "CartesianProduct" not in text
+    assert "NestedLoopJoin" not in text

@@ -1,0 +1,160 @@
+"""Codes: the definition of a bit, and that nothing but the vector decides it."""
+
+from __future__ import annotations
+
+import math
+
+import hypothesis.extra.numpy as hnp
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from walkbits.errors import ConfigError, InputError
+from walkbits.index.codes import encode, hamming, pack_bits, project, rotation, signs, unpack_bits
+
+VECTORS = hnp.arrays(
+    np.float32, (7, 12), elements=st.floats(-(2.0**60), 2.0**60, width=32, allow_subnormal=True)
+)
+
+
+def random_embeddings(rows: int, size: int) -> np.ndarray:
+    x = np.random.default_rng(5).standard_normal((rows, size)).astype(np.float32)
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+def exact_projection(x: np.ndarray, rotated_by: np.ndarray) -> list[list[int]]:
+    """The definition in unbounded integers: coordinates on the row's grid times rotation on 2^-23."""
+    rows = []
+    matrix = [[int(r * 2**23) for r in line] for line in rotated_by.tolist()]
+    for row in x.tolist():
+        grid = 2.0 ** (math.frexp(max(map(abs, row)))[1] - 24)
+        whole = [round(c / grid) for c in row]
+        rows.append([sum(c * r for c, r in zip(whole, line, strict=True)) for line in matrix])
+    return rows
+
+
+def test_bits_are_packed_least_significant_first_and_zeros_of_either_sign_are_zero_bits() -> None:
+    x = np.zeros((1, 128), np.float32)
+    x[0, [0, 2, 63, 64]] = 1e-45, 3.0, 0.5, 2.0
+    x[0, [1, 3]] = -0.0, -1.0
+    assert pack_bits(x).tolist() == [[(1 + 4 + 2**63) - 2**64, 1]]
+
+
+def test_numpy_and_torch_share_the_definition() -> None:
+    x = random_embeddings(50, 192)
+    np.testing.assert_array_equal(pack_bits(torch.from_numpy(x).requires_grad_()), pack_bits(x))
+
+
+def test_memory_layout_does_not_matter() -> None:
+    x = random_embeddings(50, 128)
+    code, scale = encode(np.asfortranarray(x), rotation(0, 128, 64))
+    np.testing.assert_array_equal(code, encode(x, rotation(0, 128, 64))[0])
+    np.testing.assert_array_equal(scale, encode(x, rotation(0, 128, 64))[1])
+    np.testing.assert_array_equal(pack_bits(np.asfortranarray(x)), pack_bits(x))
+    np.testing.assert_array_equal(pack_bits(np.repeat(x, 2, axis=1)[:, ::2]), pack_bits(x))
+
+
+def test_unpacking_gives_the_bits_back() -> None:
+    x = random_embeddings(20, 128)
+    np.testing.assert_array_equal(unpack_bits(pack_bits(x)), x > 0)
+
+
+def test_hamming_counts_differing_bits_and_agrees_with_the_inner_product_of_signs() -> None:
+    a, b = pack_bits(random_embeddings(8, 128)), pack_bits(-random_embeddings(8, 128)[::-1])
+    expected = [[int((x != y).sum()) for y in unpack_bits(b)] for x in unpack_bits(a)]
+    assert hamming(a[:, None], b[None]).tolist() == expected
+    np.testing.assert_array_equal(signs(a) @ signs(b).T, 128 - 2 * np.array(expected))
+
+
+@pytest.mark.parametrize(("size", "bits"), [(16, 64), (128, 64), (100, 256)])
+def test_rotation_has_orthonormal_blocks_and_narrow_ones_are_prefixes(size: int, bits: int) -> None:
+    r = rotation(3, size, bits)
+    assert r.shape == (bits, size)
+    assert r.dtype == np.float32
+    for start in range(0, bits, size):
+        block = r[start : start + size].astype(np.float64)
+        np.testing.assert_allclose(block @ block.T, np.eye(len(block)), atol=2e-6)
+    np.testing.assert_array_equal(rotation(3, size, 64), r[:64])
+    assert (rotation(4, size, bits) != r).any()
+    blocks = [r[start : start + size] for start in range(0, bits - size + 1, size)]
+    assert all((blocks[0] != other).any() for other in blocks[1:])
+
+
+def test_rotated_coordinates_look_isotropic() -> None:
+    """One coordinate of the embedding spreads over all bits."""
+    share = (rotation(0, 64, 4096)[:, 0] > 0).mean()
+    assert abs(share - 0.5) < 4 * 0.5 / 4096**0.5
+
+
+def test_projection_equals_its_definition_in_integers() -> None:
+    x = random_embeddings(5, 24) * np.float32([1e-30, 1.0, 7.3, 1e20, 0.0])[:, None]
+    r = rotation(1, 24, 64)
+    exact = exact_projection(x, r)
+    code, scale = encode(x, r)
+    assert unpack_bits(code).tolist() == [[value > 0 for value in row] for row in exact]
+    unit = [2.0 ** (int(np.frexp(np.abs(row).max())[1]) - 47) for row in x]
+    expected = [sum(map(abs, row)) / 64 * u for row, u in zip(exact, unit, strict=True)]
+    np.testing.assert_allclose(scale, expected, rtol=1e-6)
+
+
+@given(x=VECTORS, order=st.permutations(range(7)), cut=st.integers(0, 7))
+def test_codes_depend_neither_on_row_order_nor_on_batches(x: np.ndarray, order: list[int], cut: int) -> None:
+    r = rotation(2, 12, 64)
+    code, scale = encode(x, r)
+    shuffled = x[order]
+    parts = [encode(shuffled[:cut], r), encode(shuffled[cut:], r)]
+    np.testing.assert_array_equal(np.concatenate([part[0] for part in parts]), code[order])
+    np.testing.assert_array_equal(np.concatenate([part[1] for part in parts]), scale[order])
+
+
+@given(x=VECTORS)
+def test_scaling_a_vector_by_a_power_of_two_keeps_its_code(x: np.ndarray) -> None:
+    r = rotation(2, 12, 64)
+    wide = x.astype(np.float64).astype(np.float32)
+    np.testing.assert_array_equal(project(wide * np.float32(4), r), project(wide, r) * 4)
+
+
+def test_large_batches_cross_blocks_without_a_seam() -> None:
+    x = random_embeddings(8192 + 77, 16)
+    r = rotation(0, 16, 64)
+    np.testing.assert_array_equal(encode(x, r)[0][8100:], encode(x[8100:], r)[0])
+
+
+def test_zero_vectors_get_the_zero_code_and_scale() -> None:
+    code, scale = encode(np.zeros((3, 16), np.float32), rotation(0, 16, 128))
+    assert not code.any()
+    assert not scale.any()
+
+
+def test_learned_layers_skip_the_rotation() -> None:
+    x = random_embeddings(9, 64)
+    code, scale = encode(x, None)
+    np.testing.assert_array_equal(code, pack_bits(x))
+    np.testing.assert_allclose(scale, np.abs(x).mean(axis=1), rtol=1e-6)
+
+
+def test_asymmetric_score_estimates_the_inner_product() -> None:
+    x, q = random_embeddings(400, 64), random_embeddings(410, 64)[400:]
+    r = rotation(0, 64, 2048)
+    code, scale = encode(x, r)
+    score = project(q, r) @ (signs(code) * scale[:, None]).T  # [10, 400]
+    correlation = np.corrcoef(score.ravel(), (q @ x.T).ravel())[0, 1]
+    assert correlation > 0.98
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_values_that_are_not_finite_are_refused(bad: float) -> None:
+    x = random_embeddings(3, 16)
+    x[1, 2] = bad
+    with pytest.raises(InputError, match="finite"):
+        encode(x, rotation(0, 16, 64))
+
+
+def test_sizes_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(InputError, match="16 columns"):
+        encode(random_embeddings(3, 8), rotation(0, 16, 64))
+    with pytest.raises(ConfigError, match="multiple of 64"):
+        pack_bits(random_embeddings(3, 65))
+    with pytest.raises(ConfigError, match="code_bits"):
+        rotation(0, 16, 4160)

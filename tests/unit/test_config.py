@@ -1,0 +1,122 @@
+"""Configuration: bounds, unknown keys, overrides, and the sentences that errors make."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from walkbits.config import Config, Section, config_hash, load_config
+from walkbits.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parents[2]
+MINIMAL: dict[str, Any] = {"root": "r", "interactions": {"path": "a"}, "items": {"path": "b"}}
+
+
+def write(tmp_path: Path, document: object) -> Path:
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(document), encoding="utf-8")
+    return path
+
+
+def test_minimal_config_takes_defaults(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, MINIMAL))
+    assert config.channel == "live"
+    assert config.index.lsh_bits in config.index.code_bits
+
+
+@pytest.mark.parametrize(
+    ("change", "key", "value"),
+    [
+        ({"walks": {"num_walks": 0}}, "walks.num_walks", "0"),
+        ({"walks": {"restart_probability": 1.0}}, "walks.restart_probability", "1.0"),
+        ({"wolks": {}}, "wolks", ""),
+        ({"walks": {"number": 3}}, "walks.number", "3"),
+        ({"index": {"code_bits": [100]}}, "index.code_bits.0", "100"),
+        ({"index": {"lsh_bits": 512}}, "index", "lsh_bits must be one of code_bits"),
+        ({"interactions": {"path": "a", "table": "t"}}, "interactions", "exactly one of path and table"),
+        (
+            {"interactions": {"path": "a", "lookback_days": 3}},
+            "interactions",
+            "lookback_days needs timestamp",
+        ),
+    ],
+)
+def test_broken_key_is_named_with_rule_and_value(
+    tmp_path: Path, change: dict[str, Any], key: str, value: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(write(tmp_path, MINIMAL | change))
+    assert f"{key}: " in str(caught.value)
+    assert value in str(caught.value)
+
+
+def test_all_broken_keys_are_named_at_once(tmp_path: Path) -> None:
+    broken = MINIMAL | {"walks": {"num_walks": -1}, "training": {"epochs": 0}}
+    with pytest.raises(ConfigError, match=r"walks\.num_walks.*training\.epochs"):
+        load_config(write(tmp_path, broken))
+
+
+def test_overrides_reach_into_sections(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, MINIMAL), {"walks.num_walks": 7, "root": "other"})
+    assert (config.walks.num_walks, config.root) == (7, "other")
+
+
+def test_override_of_a_key_below_a_value_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="'root' is a value"):
+        load_config(write(tmp_path, MINIMAL), {"root.deeper": 1})
+
+
+@pytest.mark.parametrize("text", ["- a\n- b\n", "a: [", "just words"])
+def test_not_a_mapping_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match="config"):
+        load_config(path)
+
+
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="nowhere"):
+        load_config(tmp_path / "nowhere.yaml")
+
+
+def test_print_config_round_trips(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, MINIMAL | {"ingest": {"holdout": {"contexts": 3}}}))
+    again = load_config(write(tmp_path, config.model_dump(mode="json")))
+    assert again == config
+
+
+def test_hash_depends_on_values_and_not_on_spelling(tmp_path: Path) -> None:
+    one = load_config(write(tmp_path, MINIMAL))
+    spelled_out = load_config(write(tmp_path, MINIMAL | {"walks": {"num_walks": one.walks.num_walks}}))
+    other = load_config(write(tmp_path, MINIMAL | {"walks": {"num_walks": one.walks.num_walks + 1}}))
+    assert config_hash(one.walks) == config_hash(spelled_out.walks)
+    assert config_hash(one.walks) != config_hash(other.walks)
+
+
+def sections(model: type[Section]) -> list[type[Section]]:
+    found = [model]
+    for field in model.model_fields.values():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, Section):
+            found += sections(kind)
+    return found
+
+
+@pytest.mark.parametrize("section", sections(Config), ids=lambda s: s.__name__)
+def test_every_field_says_what_it_is(section: type[Section]) -> None:
+    nested = {
+        n
+        for n, f in section.model_fields.items()
+        if isinstance(f.annotation, type) and issubclass(f.annotation, Section)
+    }
+    silent = [
+        name for name, field in section.model_fields.items() if not field.description and name not in nested
+    ]
+    assert not silent
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "conf").glob("*.yaml")), ids=lambda p: p.name)
+def test_shipped_configs_are_valid(path: Path) -> None:
+    assert load_config(path).root

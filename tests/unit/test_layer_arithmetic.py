@@ -1,0 +1,244 @@
+"""Trainer module == the engine's tasks == a plain per-node algorithm 2, whatever the order and blocks."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from plain import Graph, algorithm_2, random_graph
+from walkbits import config
+from walkbits.errors import InputError
+from walkbits.inference import arithmetic
+from walkbits.inference.rows import (
+    MatrixWriter,
+    binary_array,
+    create_matrix,
+    float_lists,
+    open_matrix,
+    read_lists,
+    read_vectors,
+)
+from walkbits.inference.tasks import MATRIX_FILE, Convolve, Finish, Land
+from walkbits.models.pinsage import Hop, PinSage
+from walkbits.models.sampling import SubgraphBuilder
+from walkbits.storage.artifacts import HostFolder
+
+POOLINGS = ("importance", "mean", "max")
+
+
+def small_model(pooling: str = "importance", num_layers: int = 2) -> config.Model:
+    return config.Model(pooling=pooling, num_layers=num_layers, hidden_size=6, embedding_size=5)
+
+
+def with_biases(module: PinSage, seed: int) -> dict[str, np.ndarray]:
+    """Give the biases values too, so that a forgotten one shows. Returns all weights."""
+    rng = np.random.default_rng(seed)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            if name.endswith("bias"):
+                parameter.copy_(torch.from_numpy(rng.normal(0, 0.3, parameter.shape).astype(np.float32)))
+    return {name: tensor.numpy() for name, tensor in module.state_dict().items()}
+
+
+def by_trainer(module: PinSage, graph: Graph, items: np.ndarray, pooling: str) -> np.ndarray:
+    subgraph, rows = SubgraphBuilder(graph.arrays, len(module.layers), pooling).build(items.astype(np.int32))
+    hops = [Hop(*(torch.from_numpy(x) for x in (h.indptr, h.neighbors, h.weights))) for h in subgraph.hops]
+    with torch.no_grad():
+        z = module(torch.from_numpy(graph.features[subgraph.sources]), hops)
+    assert z.shape == (subgraph.targets, module.head[1].out_features)
+    return z.numpy()[rows]
+
+
+def by_tasks(
+    module: PinSage,
+    weights: dict[str, np.ndarray],
+    graph: Graph,
+    folder: Path,
+    block_size: int,
+    order: np.ndarray,
+    cuts: list[int],
+) -> np.ndarray:
+    """The engine's tasks in one process; `cuts` splits the ordered rows into Arrow batches."""
+    network, nodes = module.network, len(graph.features)
+    common: dict[str, Any] = {
+        "weights": SimpleNamespace(value=weights),
+        "block_size": block_size,
+        "model_rows": SimpleNamespace(report=lambda label, rows: None),
+        "label": "",
+    }
+    newest = graph.features
+    for number, (update,) in enumerate(network.layers):
+        width = newest.shape[1]
+        places = {}
+        for name, columns in (("own", width), ("pooled", update.project.linear.size)):
+            (folder / f"{number}-{name}").mkdir(parents=True)
+            places[name] = folder / f"{number}-{name}" / MATRIX_FILE
+            create_matrix(places[name], nodes, columns)
+        land = Land(**common, width=width, own=places["own"], projected=((places["pooled"], update.project),))
+        list(land.run(batches_of(order, cuts, [binary_array(newest)])))
+        last = number == len(network.layers) - 1
+        convolve = Convolve(
+            **common,
+            update=update,
+            pooled=HostFolder(str(places["pooled"].parent), shipped=False),
+            own=HostFolder(str(places["own"].parent), shipped=False),
+            references=None,
+            finish=Finish(network.outputs["item"], ()) if last else None,
+        )
+        lists = [pa.array([row[part] for row in graph.rows], pa.list_(pa.int32())) for part in range(2)]
+        newest = np.zeros((nodes, 5), np.float32)
+        for batch in convolve.run(batches_of(order, cuts, lists)):
+            column = batch.column(2)
+            flat = column.flatten().to_numpy() if last else read_vectors(column, 5)
+            newest[batch.column(1).to_numpy()] = np.reshape(flat, (-1, 5))
+    return newest
+
+
+def batches_of(order: np.ndarray, cuts: list[int], columns: list[pa.Array]) -> list[pa.RecordBatch]:
+    bounds = [0, *sorted({cut % (len(order) + 1) for cut in cuts}), len(order)]
+    table = pa.RecordBatch.from_arrays(
+        [pa.array(order.astype(np.int32)), *(column.take(pa.array(order)) for column in columns)],
+        names=["node", *(f"c{i}" for i in range(len(columns)))],
+    )
+    return [table.slice(a, b - a) for a, b in pairwise(bounds)]
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+@given(
+    seed=st.integers(0, 10_000), nodes=st.integers(2, 30), largest=st.integers(0, 9), layers=st.integers(1, 3)
+)
+@settings(max_examples=25, deadline=None)
+def test_trainer_engine_and_plain_loops_agree(
+    tmp_path_factory: pytest.TempPathFactory, pooling: str, seed: int, nodes: int, largest: int, layers: int
+) -> None:
+    graph = random_graph(seed, nodes, 7, largest)
+    model = small_model(pooling, layers)
+    module = PinSage(7, model, seed)
+    weights = with_biases(module, seed)
+    items = np.random.default_rng(seed).integers(0, nodes, 8)
+    plain = algorithm_2(graph, weights, model, items.tolist())
+    trainer = by_trainer(module, graph, items, pooling)
+    engine = by_tasks(module, weights, graph, tmp_path_factory.mktemp("m"), 16, np.arange(nodes), [])[items]
+    np.testing.assert_allclose(trainer, plain, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(engine, plain, rtol=0, atol=1e-5)
+    sure = np.abs(plain) > 1e-5
+    np.testing.assert_array_equal((trainer > 0)[sure], (plain > 0)[sure])
+    np.testing.assert_array_equal((engine > 0)[sure], (plain > 0)[sure])
+
+
+@given(data=st.data(), seed=st.integers(0, 10_000), nodes=st.integers(2, 60))
+@settings(max_examples=30, deadline=None)
+def test_order_and_batches_do_not_change_a_bit(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, seed: int, nodes: int
+) -> None:
+    graph = random_graph(seed, nodes, 7, 9)
+    module = PinSage(7, small_model(), seed)
+    weights = with_biases(module, seed)
+    order = np.array(data.draw(st.permutations(range(nodes))))
+    cuts = data.draw(st.lists(st.integers(0, nodes), max_size=4))
+    first = by_tasks(module, weights, graph, tmp_path_factory.mktemp("a"), 16, np.arange(nodes), [])
+    second = by_tasks(module, weights, graph, tmp_path_factory.mktemp("b"), 16, order, cuts)
+    np.testing.assert_array_equal(first.view(np.uint32), second.view(np.uint32))
+
+
+@pytest.mark.parametrize("block_size", [17, 64, 1000])
+def test_block_sizes_agree_within_rounding(tmp_path: Path, block_size: int) -> None:
+    graph = random_graph(3, 50, 7, 9)
+    module = PinSage(7, small_model(), 3)
+    weights = with_biases(module, 3)
+    one = by_tasks(module, weights, graph, tmp_path / "a", 16, np.arange(50), [])
+    other = by_tasks(module, weights, graph, tmp_path / "b", block_size, np.arange(50), [])
+    np.testing.assert_allclose(one, other, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("width", "size"), [(133, 128), (256, 128), (7, 5), (128, 33)])
+def test_a_row_has_the_same_bits_at_any_place_of_a_block(width: int, size: int) -> None:
+    rng = np.random.default_rng(0)
+    weights = {"a.weight": rng.standard_normal((size, width), dtype=np.float32)}
+    layer = arithmetic.Linear(name="a", size=size, bias=False)
+    for height in (16, 100, 4096):
+        x = rng.standard_normal((height, width), dtype=np.float32)
+        order = rng.permutation(height)
+        straight = arithmetic.normalise(arithmetic.linear(x, layer, weights))
+        shuffled = arithmetic.normalise(arithmetic.linear(np.ascontiguousarray(x[order]), layer, weights))
+        np.testing.assert_array_equal(straight[order].view(np.uint32), shuffled.view(np.uint32))
+
+
+@pytest.mark.parametrize("how", ["importance", "mean", "max", "sum"])
+def test_an_empty_neighborhood_pools_to_zeros(how: Any) -> None:
+    matrix = -np.ones((3, 4), np.float32)
+    indptr, rows, visits = np.array([0, 0, 2, 2]), np.array([1, 2], np.int32), np.array([3, 1], np.int32)
+    weights = arithmetic.pool_weights(indptr, visits, how)
+    pooled = arithmetic.pool(matrix, indptr, rows, weights, how)
+    np.testing.assert_array_equal(pooled[[0, 2]], 0)
+    np.testing.assert_allclose(pooled[1], -2 if how == "sum" else -1)
+
+
+def test_importance_weights_are_shares_of_visits() -> None:
+    weights = arithmetic.pool_weights(np.array([0, 2, 2, 3]), np.array([3, 1, 5], np.int32), "importance")
+    np.testing.assert_array_equal(weights, np.float32([0.75, 0.25, 1]))
+
+
+def test_a_zero_row_stays_zero_when_normalised() -> None:
+    np.testing.assert_array_equal(
+        arithmetic.normalise(np.float32([[0, 0], [3, 4]])), np.float32([[0, 0], [0.6, 0.8]])
+    )
+
+
+def test_combine_average_counts_the_node_itself() -> None:
+    own, pooled = np.float32([[1, 1], [2, 2]]), np.float32([[5, 8], [0, 0]])
+    np.testing.assert_array_equal(
+        arithmetic.combine(own, pooled, np.array([2, 0]), "average"), np.float32([[2, 3], [2, 2]])
+    )
+
+
+@given(st.integers(0, 5), st.integers(0, 4), st.integers(1, 3))
+@settings(deadline=None)
+def test_vectors_survive_arrow(rows: int, skip: int, width: int) -> None:
+    x = np.random.default_rng(rows).standard_normal((rows, width)).astype(np.float32)
+    for kind in (pa.binary(), pa.large_binary()):
+        back = read_vectors(binary_array(x).cast(kind).slice(skip), width)
+        np.testing.assert_array_equal(back, x[skip:])
+    lists = float_lists(x)
+    lists.validate(full=True)
+    assert lists.to_pylist() == x.tolist()
+
+
+def test_lists_survive_slices() -> None:
+    column = pa.array([[1, 2], [], [3], [4, 5]], pa.list_(pa.int32())).slice(1, 3)
+    indptr, values = read_lists(column)
+    assert indptr.tolist() == [0, 0, 1, 3]
+    assert values.tolist() == [3, 4, 5]
+
+
+def test_a_ragged_vector_is_refused_with_both_widths() -> None:
+    column = pa.array([b"\0" * 8, b"\0" * 12])
+    with pytest.raises(InputError, match=r"must hold 2 fp32 values \(8 bytes\), got one of 12 bytes"):
+        read_vectors(column, 2)
+
+
+@given(st.permutations(range(9)))
+@settings(deadline=None)
+def test_a_matrix_takes_rows_in_any_order(tmp_path_factory: pytest.TempPathFactory, order: list[int]) -> None:
+    path = tmp_path_factory.mktemp("matrix") / "m.npy"
+    x = np.arange(18, dtype=np.float32).reshape(9, 2)
+    create_matrix(path, 9, 2)
+    with MatrixWriter(path) as file:
+        for part in (order[:4], order[4:], order[:2]):
+            file.write(np.array(part, np.int32), x[part])
+    np.testing.assert_array_equal(open_matrix(path), x)
+
+
+@pytest.mark.parametrize("node", [-1, 3])
+def test_a_row_outside_the_matrix_is_refused(tmp_path: Path, node: int) -> None:
+    create_matrix(tmp_path / "m.npy", 3, 1)
+    with MatrixWriter(tmp_path / "m.npy") as file, pytest.raises(InputError, match="index below 3"):
+        file.write(np.array([node], np.int32), np.ones((1, 1), np.float32))

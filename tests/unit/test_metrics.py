@@ -1,0 +1,98 @@
+"""Each metric on a case worked by hand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from walkbits.errors import EmptyInputError
+from walkbits.evaluation import metrics
+from walkbits.evaluation.metrics import Hits
+
+# Three queries; the second has no relevant item and does not count.
+RANKING = np.array([[4, 2, 9], [1, 2, 3], [0, 7, -1]])
+INDPTR = np.array([0, 2, 2, 3])
+RELEVANT = np.array([2, 5, 0])
+
+
+@pytest.fixture
+def hits() -> Hits:
+    return Hits.of(RANKING, INDPTR, RELEVANT)
+
+
+def test_recall_and_precision(hits: Hits) -> None:
+    assert hits.recall(1) == pytest.approx((0 + 1) / 2)
+    assert hits.recall(3) == pytest.approx((1 / 2 + 1) / 2)
+    assert hits.precision(3) == pytest.approx((1 / 3 + 1 / 3) / 2)
+
+
+def test_hit_rate_and_mrr(hits: Hits) -> None:
+    assert hits.hit_rate(1) == 0.5
+    assert hits.hit_rate(3) == 1.0
+    assert hits.mrr(3) == pytest.approx((1 / 2 + 1) / 2)
+    assert hits.mrr(1) == 0.5
+
+
+def test_ndcg_cuts_the_ideal_list_at_k(hits: Hits) -> None:
+    second = 1 / math.log2(3)
+    assert hits.ndcg(3) == pytest.approx((second / (1 + second) + 1) / 2)
+    assert hits.ndcg(1) == pytest.approx((0 + 1) / 2)
+
+
+def test_ndcg_of_more_relevant_items_than_places_can_reach_one() -> None:
+    everything = Hits.of(np.array([[0, 1]]), np.array([0, 3]), np.array([0, 1, 2]))
+    assert everything.ndcg(2) == pytest.approx(1.0)
+    assert everything.recall(2) == pytest.approx(2 / 3)
+
+
+def test_empty_places_are_never_hits() -> None:
+    assert Hits.of(np.array([[-1, -1]]), np.array([0, 1]), np.array([3])).recall(2) == 0.0
+
+
+def test_queries_do_not_see_each_others_relevant_items() -> None:
+    assert Hits.of(np.array([[5], [9]]), np.array([0, 1, 2]), np.array([9, 5])).recall(1) == 0.0
+
+
+def test_no_relevant_items_is_an_error() -> None:
+    with pytest.raises(EmptyInputError, match="relevant"):
+        Hits.of(RANKING, np.zeros(4, np.int64), np.empty(0, np.int64))
+
+
+def test_coverage_and_popularity_bias() -> None:
+    assert metrics.coverage(RANKING, 10) == pytest.approx(7 / 10)
+    popularity = np.array([7, 0, 0])
+    bias = metrics.popularity_bias(np.array([[0, 1], [0, -1]]), np.array([0, 2]), popularity)
+    assert bias == pytest.approx(math.log(8) * (2 / 3 - 1 / 2))
+
+
+def test_pair_metrics_of_pinsage() -> None:
+    ranks = np.array([1, 100, 101, 900])
+    assert metrics.pair_hit_rate(ranks, 100) == 0.5
+    assert metrics.scaled_mrr(ranks) == pytest.approx((1 + 1 + 1 / 2 + 1 / 9) / 4)
+
+
+def test_kurtosis_is_zero_for_a_normal_and_large_for_a_long_tail() -> None:
+    normal = np.random.default_rng(0).standard_normal(200_000)
+    assert abs(metrics.excess_kurtosis(normal)) < 0.05
+    assert metrics.excess_kurtosis(np.array([-1.0, 1.0] * 50)) == pytest.approx(-2.0)
+
+
+def test_overlap_is_the_share_of_the_exact_list() -> None:
+    found, exact = np.array([[1, 2, 3], [4, 5, 6]]), np.array([[3, 9], [4, 6]])
+    assert metrics.overlap(found, exact) == pytest.approx(3 / 4)
+
+
+def test_bit_balance_and_correlation() -> None:
+    bits = np.array([[0, 0, 1, 1], [0, 1, 1, 0], [1, 0, 1, 1], [1, 1, 1, 0]], np.bool_)
+    assert metrics.bit_balance(bits).tolist() == [0.5, 0.5, 1.0, 0.5]
+    # Of the three bits that vary one pair is opposite and two pairs are independent.
+    assert metrics.bit_correlation(bits) == pytest.approx(1 / 3)
+    assert metrics.bit_correlation(np.ones((4, 3), np.bool_)) == 0.0
+
+
+def test_gini() -> None:
+    assert metrics.gini(np.array([5, 5, 5])) == pytest.approx(0.0)
+    populations = np.array([1, 2, 7, 0, 4])
+    pairs = np.abs(populations[:, None] - populations).sum()
+    assert metrics.gini(populations) == pytest.approx(pairs / (2 * 5 * populations.sum()))

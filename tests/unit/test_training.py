@@ -1,0 +1,177 @@
+"""Training: subgraphs are exact, draws are keyed, and the network learns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from plain import random_graph
+from walkbits import config
+from walkbits.errors import EmptyInputError, InputError, WalkbitsError
+from walkbits.models.pinsage import Hop, PinSage, max_margin_loss
+from walkbits.models.sampling import Neighborhoods, SubgraphBuilder
+from walkbits.models.training import Trained, train
+
+COMMUNITIES, PER_COMMUNITY, WIDTH = 20, 20, 16
+ITEMS = COMMUNITIES * PER_COMMUNITY
+SMALL = config.Model(hidden_size=32, embedding_size=32)
+SHORT = config.Training(epochs=2, batch_size=128, num_negatives=50, train_neighbors=5)
+
+
+def planted(seed: int) -> tuple[np.ndarray, Neighborhoods, np.ndarray]:
+    """Items of communities: weak features, neighborhoods with strangers, pairs within a community."""
+    rng = np.random.default_rng(seed)
+    community = np.arange(ITEMS) % COMMUNITIES
+    centres = rng.standard_normal((COMMUNITIES, WIDTH))
+    features = (0.3 * centres[community] + rng.standard_normal((ITEMS, WIDTH))).astype(np.float32)
+    neighbors = np.empty((ITEMS, 8), np.int32)
+    for u in range(ITEMS):
+        mates = np.setdiff1d(np.flatnonzero(community == community[u]), [u])
+        strangers = np.setdiff1d(np.arange(ITEMS), [u, *mates])
+        neighbors[u] = [*rng.choice(mates, 4, replace=False), *rng.choice(strangers, 4, replace=False)]
+    visits = np.tile(np.arange(8, 0, -1, dtype=np.int32), ITEMS)
+    graph = Neighborhoods(np.arange(0, 8 * ITEMS + 1, 8), neighbors.reshape(-1), visits)
+    query = rng.integers(0, ITEMS, 4000)
+    positive = rng.integers(0, PER_COMMUNITY, 4000) * COMMUNITIES + community[query]
+    pairs = np.stack([query, positive], axis=1)
+    return features, graph, pairs[query != positive].astype(np.int32)
+
+
+def embed(network: PinSage, features: np.ndarray, graph: Neighborhoods) -> np.ndarray:
+    subgraph, rows = SubgraphBuilder(graph, len(network.layers), "importance").build(
+        np.arange(len(features), dtype=np.int32)
+    )
+    hops = [Hop(*(torch.from_numpy(x) for x in (h.indptr, h.neighbors, h.weights))) for h in subgraph.hops]
+    with torch.no_grad():
+        return network(torch.from_numpy(features[subgraph.sources]), hops).numpy()[rows]
+
+
+def hit_rate(embeddings: np.ndarray, pairs: np.ndarray, k: int) -> float:
+    """Share of pairs whose positive is in the query's top k (PinSage, section 4.1)."""
+    scores = embeddings @ embeddings.T
+    np.fill_diagonal(scores, -np.inf)
+    wanted = scores[pairs[:, 0], pairs[:, 1]]
+    return float(((scores[pairs[:, 0]] > wanted[:, None]).sum(axis=1) < k).mean())
+
+
+def trained(seed: int = 0, lines: list[str] | None = None, **changes: Any) -> Trained:
+    features, graph, pairs = planted(1)
+    settings = config.Training(**(SHORT.model_dump() | changes))
+    return train(features, graph, pairs, SMALL, settings, seed, ([] if lines is None else lines).append)
+
+
+def test_the_network_learns_held_out_pairs() -> None:
+    features, graph, pairs = planted(1)
+    held_out, rest = pairs[:500], pairs[500:]
+    seen = {(int(q), int(p)) for q, p in rest}
+    held_out = np.array([pair for pair in held_out if tuple(pair) not in seen])
+    settings = config.Training(
+        epochs=20, batch_size=256, num_negatives=100, train_neighbors=8, learning_rate=3e-3
+    )
+    result = train(features, graph, rest, SMALL, settings, 0, lambda line: None)
+    module = PinSage(WIDTH, SMALL, 0)
+    before = hit_rate(embed(module, features, graph), held_out, PER_COMMUNITY)
+    module.load_state_dict({name: torch.from_numpy(array) for name, array in result.weights.items()})
+    after = hit_rate(embed(module, features, graph), held_out, PER_COMMUNITY)
+    assert before < 0.35
+    assert after > 0.8
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_one_others() -> None:
+    first, again, other = trained(seed=3), trained(seed=3), trained(seed=4)
+    assert first.metrics == again.metrics
+    for name, array in first.weights.items():
+        np.testing.assert_array_equal(array.view(np.uint32), again.weights[name].view(np.uint32))
+    assert any((array != other.weights[name]).any() for name, array in first.weights.items())
+
+
+def test_one_line_per_epoch() -> None:
+    lines: list[str] = []
+    result = trained(lines=lines)
+    assert len(lines) == 2
+    assert lines[0].startswith("epoch 1/2 loss=0.")
+    assert "pairs/s=" in lines[0]
+    assert lines[1].endswith("eta=0s")
+    assert f"loss={result.metrics['loss']:.5f}" in lines[1]
+
+
+@pytest.mark.parametrize("pooling", ["mean", "max"])
+def test_other_poolings_train_too(pooling: Any) -> None:
+    features, graph, pairs = planted(1)
+    model = SMALL.model_copy(update={"pooling": pooling})
+    result = train(features, graph, pairs, model, SHORT, 0, lambda line: None)
+    start = PinSage(WIDTH, model, 0).state_dict()
+    assert all((result.weights[name] != tensor.numpy()).any() for name, tensor in start.items())
+
+
+def test_a_loss_that_is_not_finite_stops_the_training() -> None:
+    features, graph, pairs = planted(1)
+    features[7, 3] = np.inf
+    with pytest.raises(WalkbitsError, match="training loss must stay finite, got nan in epoch 1, step"):
+        train(features, graph, pairs, SMALL, SHORT, 0, lambda line: None)
+
+
+def test_torch_is_left_as_it_was_found() -> None:
+    assert not torch.are_deterministic_algorithms_enabled()
+    trained()
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_inputs_that_do_not_belong_together_are_refused() -> None:
+    features, graph, pairs = planted(1)
+    with pytest.raises(EmptyInputError, match="at least one pair"):
+        train(features, graph, pairs[:0], SMALL, SHORT, 0, print)
+    with pytest.raises(InputError, match="row per item"):
+        train(features[:-1], graph, pairs, SMALL, SHORT, 0, print)
+    with pytest.raises(InputError, match="pairs must hold indices below 400, got 0 to 400"):
+        train(features, graph, np.int32([[0, ITEMS]]), SMALL, SHORT, 0, print)
+    with pytest.raises(InputError, match="must be float32"):
+        train(features.astype(np.float64), graph, pairs, SMALL, SHORT, 0, print)
+
+
+@given(
+    seed=st.integers(0, 10_000), nodes=st.integers(2, 40), largest=st.integers(0, 9), layers=st.integers(1, 3)
+)
+@settings(deadline=None)
+def test_a_subgraph_holds_each_needed_node_once(seed: int, nodes: int, largest: int, layers: int) -> None:
+    graph = random_graph(seed, nodes, 2, largest)
+    asked = np.random.default_rng(seed).integers(0, nodes, 6).astype(np.int32)
+    builder = SubgraphBuilder(graph.arrays, layers, "importance")
+    builder.build(asked[::-1].copy())  # a builder keeps nothing of the batch before
+    subgraph, rows = builder.build(asked)
+    needed = set(asked.tolist())
+    assert subgraph.sources[: subgraph.targets].tolist() == list(dict.fromkeys(asked.tolist()))
+    np.testing.assert_array_equal(subgraph.sources[rows], asked)
+    for hop in reversed(subgraph.hops):
+        targets = len(hop.indptr) - 1
+        assert set(subgraph.sources[:targets].tolist()) == needed
+        for row, u in enumerate(subgraph.sources[:targets].tolist()):
+            span = slice(hop.indptr[row], hop.indptr[row + 1])
+            neighbors, visits = graph.rows[u]
+            assert subgraph.sources[hop.neighbors[span]].tolist() == neighbors
+            np.testing.assert_allclose(hop.weights[span], np.divide(visits, max(sum(visits), 1)), rtol=1e-6)
+            needed |= set(neighbors)
+    assert sorted(subgraph.sources.tolist()) == sorted(needed)
+
+
+def test_heaviest_keeps_the_first_neighbors() -> None:
+    graph = Neighborhoods(np.array([0, 3, 3, 4]), np.int32([2, 1, 0, 1]), np.int32([5, 4, 1, 2]))
+    cut = graph.heaviest(2)
+    assert cut.indptr.tolist() == [0, 2, 2, 3]
+    assert cut.neighbors.tolist() == [2, 1, 1]
+    assert cut.visits.tolist() == [5, 4, 2]
+
+
+def test_the_loss_is_the_papers() -> None:
+    rng = np.random.default_rng(0)
+    q, p, n = (rng.standard_normal((size, 4)) for size in (3, 3, 5))
+    allowed = rng.random((3, 5)) < 0.7
+    terms = [
+        max(0.0, float(q[a] @ n[b] - q[a] @ p[a] + 0.3)) for a in range(3) for b in range(5) if allowed[a, b]
+    ]
+    loss = max_margin_loss(*(torch.from_numpy(x) for x in (q, p, n, allowed)), margin=0.3)
+    assert float(loss) == pytest.approx(np.mean(terms))
