@@ -21,6 +21,10 @@ export PYSPARK_DRIVER_PYTHON="$PYSPARK_PYTHON"
 export JAVA_HOME="$(cd -P "$walkbits_root/.cache/java" && pwd)"
 # Local Spark listens on this machine only. For a cluster: unset SPARK_LOCAL_IP.
 export SPARK_LOCAL_IP="${SPARK_LOCAL_IP:-127.0.0.1}"
-# Spark's progress bar, on terminals only.
-if [ -t 2 ]; then export SPARK_SUBMIT_OPTS="${SPARK_SUBMIT_OPTS:--Dspark.ui.showConsoleProgress=true}"; fi
+# Spark's progress bar, on terminals only: spark-submit has it off, a plain python has it on.
+if [ -t 2 ]; then
+  export SPARK_SUBMIT_OPTS="${SPARK_SUBMIT_OPTS:--Dspark.ui.showConsoleProgress=true}"
+else
+  export PYSPARK_SUBMIT_ARGS="--conf spark.ui.showConsoleProgress=false pyspark-shell"
+fi
 unset walkbits_root

@@ -86,7 +86,8 @@ if [[ $made_here != "$PWD/.venv" ]] || ! grep -qF "$PWD/.venv" .venv/bin/activat
   "$uv" venv --quiet --clear --python "$python" .venv
 fi
 say "Python packages of requirements.lock into .venv (several GB the first time)"
-"$uv" pip sync --require-hashes --python .venv/bin/python requirements.lock
+sync() { "$uv" pip sync --require-hashes --python .venv/bin/python "$@" requirements.lock; }
+sync --offline --quiet 2>/dev/null || sync # what uv's cache holds needs no network
 "$uv" pip install --quiet --offline --no-deps --no-build-isolation --python .venv/bin/python --editable .
 
 # --- Jars: resolved here once, so that no job ever asks the network

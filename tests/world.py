@@ -52,7 +52,7 @@ def write_inputs(folder: Path, **tables: pa.Table) -> None:
     """Write interactions.parquet and items.parquet; `tables` replaces one or both."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, make in (("interactions", interactions), ("items", items)):
-        pq.write_table(tables.get(name) or make(), folder / f"{name}.parquet")
+        pq.write_table(tables[name] if name in tables else make(), folder / f"{name}.parquet")
 
 
 CONFIG = """

@@ -128,6 +128,7 @@ def prompt(spark: SparkSession, views: Sequence[str]) -> None:
     """Read statements until the end of input, print each result or its error, and go on."""
     # Spark logs every failed statement once more, as JSON with a stack trace.
     logging.getLogger("SQLQueryContextLogger").setLevel(logging.CRITICAL)
+    views = sorted(views, key=lambda view: not view.startswith("published_"))
     interactive = sys.stdin.isatty()
     if interactive:
         _line_editing(views)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,7 @@ from walkbits.schemas import (
     STAGE_LOG,
     TABLES,
 )
+from walkbits.stages import infer_layers
 from walkbits.storage.runs import find_run, logged_stages
 from walkbits.storage.tables import Store
 from walkbits.storage.views import register_views
@@ -130,53 +133,51 @@ def test_an_older_day_does_not_replace_a_newer_one(day: Job) -> None:
     assert pointers == {"live": "20260131", "ds=2026-01-30": "20260130"}
 
 
-def test_results_do_not_depend_on_partitions_or_row_order(day: Job, tmp_path: Path) -> None:
-    run_id = find_run(day.store, None, DAY).run_id
-    shuffled = world.interactions()
-    shuffled = shuffled.take(
-        pc.sort_indices(
-            pa.table({"k": pc.utf8_reverse(shuffled["product"]), "b": shuffled["basket"]}),
-            [("k", "descending"), ("b", "descending")],
-        )
-    )
-    world.write_inputs(tmp_path / "inputs", interactions=shuffled)
-    config = world.world_config(tmp_path)
-    world.write_inputs(tmp_path / "inputs", interactions=shuffled)
-    settings = {"spark.sql.shuffle.partitions": "7", "spark.sql.files.maxPartitionBytes": "4096",
-                "spark.sql.execution.arrow.maxRecordsPerBatch": "37", "spark.sql.adaptive.enabled": "false"}  # fmt: skip
-    before = {key: day.spark.conf.get(key, None) for key in settings}
+@pytest.fixture
+def other_partitions(spark: SparkSession) -> Iterator[None]:
+    """Another number of partitions, splits and batches, and no adaptive plans, for one test."""
+    settings = {
+        "spark.sql.shuffle.partitions": "7",
+        "spark.sql.files.maxPartitionBytes": "4096",
+        "spark.sql.execution.arrow.maxRecordsPerBatch": "37",
+        "spark.sql.adaptive.enabled": "false",
+    }
+    before = {key: spark.conf.get(key, None) for key in settings}
     for key, value in settings.items():
-        day.spark.conf.set(key, value)
-    try:
-        other = make_job(day.spark, config)
-        stages.run_daily(other)
-        again = find_run(other.store, None)
-        assert again.run_id == run_id
-        assert fingerprints(other.store, run_id) == fingerprints(day.store, run_id)
-    finally:
-        for key, value in before.items():
-            day.spark.conf.unset(key) if value is None else day.spark.conf.set(key, value)
+        spark.conf.set(key, value)
+    yield
+    for key, old in before.items():
+        if old is None:
+            spark.conf.unset(key)
+        else:
+            spark.conf.set(key, old)
 
 
 class Killed(Exception):
     """Stands for a crash between two stages."""
 
 
-def test_a_killed_run_goes_on_at_its_first_unfinished_stage(
-    spark: SparkSession, tmp_path: Path, day: Job, monkeypatch: pytest.MonkeyPatch
+def test_a_killed_run_under_other_partitions_resumes_and_ends_with_the_same_bits(
+    day: Job, other_partitions: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job = make_job(spark, world.world_config(tmp_path))
+    """Rows in another order, other partitions and batches, a crash on the way: the same run id and rows."""
+    table = world.interactions()
+    keys = pa.table({"item": pc.utf8_reverse(table["product"]), "basket": table["basket"]})
+    config = world.world_config(tmp_path)
+    world.write_inputs(
+        tmp_path / "inputs",
+        interactions=table.take(pc.sort_indices(keys, [("item", "descending"), ("basket", "descending")])),
+    )
+    job = make_job(day.spark, config)
     fired = []
 
     def crash(context: Context) -> Any:
         fired.append(context.run_id)
         raise Killed
 
-    broken = [
-        s if s.name != "infer_layers" else type(s)(s.name, s.after, s.settings, crash) for s in stages.DAILY
-    ]
+    broken = tuple(replace(s, run=crash) if s.name == "infer_layers" else s for s in stages.DAILY)
     with monkeypatch.context() as patch:
-        patch.setattr(stages, "DAILY", tuple(broken))
+        patch.setattr(stages, "DAILY", broken)
         with pytest.raises(Killed):
             stages.run_daily(job)
     assert len(fired) == 1
@@ -184,10 +185,11 @@ def test_a_killed_run_goes_on_at_its_first_unfinished_stage(
     before = versions(job.store)
     stages.run_daily(job)
     after = versions(job.store)
-    for table in ("nodes", "edges", "features", "neighborhoods"):
-        assert before[table] == after[table]
-    run_id = find_run(job.store, None).run_id
-    assert fingerprints(job.store, run_id) == fingerprints(day.store, find_run(day.store, None, DAY).run_id)
+    for name in ("nodes", "edges", "features", "neighborhoods"):
+        assert before[name] == after[name]
+    run_id = find_run(day.store, None, DAY).run_id
+    assert find_run(job.store, None).run_id == run_id
+    assert fingerprints(job.store, run_id) == fingerprints(day.store, run_id)
 
 
 def test_a_tampered_output_is_rebuilt(spark: SparkSession, tmp_path: Path) -> None:
@@ -201,37 +203,50 @@ def test_a_tampered_output_is_rebuilt(spark: SparkSession, tmp_path: Path) -> No
     assert not execute(context, stages.DAILY[0])
 
 
-def test_a_damaged_model_is_refused(spark: SparkSession, tmp_path: Path) -> None:
-    job = make_job(spark, world.world_config(tmp_path))
-    context = stages.open_day(job)
-    for stage in stages.DAILY[:3]:
-        execute(context, stage)
-    card = context.artifacts("model") / "card.json"
-    text = card.read_text(encoding="utf-8")
-    card.unlink()
-    with pytest.raises(ModelError, match="model"):
-        stages.DAILY[3].run(context)
-    card.write_text(
-        text.replace('"num_pairs"', '"number_of_pairs"').replace('"format": 1', '"format": 9'),
-        encoding="utf-8",
-    )
-    with pytest.raises(ModelError, match="card"):
-        stages.DAILY[3].run(context)
+def copy_of(day: Job, tmp_path: Path) -> Context:
+    """The published day's tables and artifacts once more, to be damaged."""
+    root = tmp_path / "copy"
+    shutil.copytree(day.config.root, root)
+    config = day.config.model_copy(update={"root": str(root), "channel": "other"})
+    store = Store(day.spark, str(root))
+    return Context(store, config, find_run(store, None, DAY))
 
 
-def test_an_audit_that_fails_publishes_nothing(spark: SparkSession, tmp_path: Path) -> None:
-    job = make_job(spark, world.world_config(tmp_path))
-    context = stages.open_day(job)
-    for stage in stages.DAILY:
-        execute(context, stage)
+def test_a_damaged_or_missing_model_is_refused(day: Job, tmp_path: Path) -> None:
+    context = copy_of(day, tmp_path)
+    weights = context.artifacts("model") / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    with pytest.raises(ModelError, match="weights.*must have sha256"):
+        infer_layers.load_run_model(context)
+    shutil.rmtree(context.artifacts("model"))
+    with pytest.raises(ModelError, match="model file must be readable"):
+        infer_layers.load_run_model(context)
+
+
+def test_an_audit_that_fails_publishes_nothing(day: Job, tmp_path: Path) -> None:
+    context = copy_of(day, tmp_path)
+    before = context.store.read(PUBLICATIONS).count()
     path = context.store.path(EMBEDDINGS)
-    spark.sql(
-        f"UPDATE delta.`{path}` SET embedding = transform(embedding, x -> float('NaN')) WHERE node_id = 3"
+    nan = "transform(embedding, x -> coalesce(float('NaN'), x))"
+    day.spark.sql(
+        f"UPDATE delta.`{path}` SET embedding = {nan} WHERE node_id = 3 AND run_id = '{context.run_id}'"
     )
     with pytest.raises(AuditError, match="embeddings must be finite, got 1 rows.*nothing was published"):
         stages.publish(context)
-    assert context.store.read(PUBLICATIONS).isEmpty()
-    assert context.store.read(RUNS).where("state = 'failed'").count() == 1
+    assert context.store.read(PUBLICATIONS).count() == before
+    newest = context.store.read(RUNS, run_id=context.run_id).orderBy(F.desc("recorded_at")).first()
+    assert newest is not None
+    assert newest["state"] == "failed"
+
+
+def test_an_audit_sees_codes_that_are_not_the_signs(day: Job, tmp_path: Path) -> None:
+    context = copy_of(day, tmp_path)
+    day.spark.sql(
+        f"UPDATE delta.`{context.store.path(TABLES['codes'])}` SET code = transform(code, w -> ~w) "
+        f"WHERE node_id = 3 AND code_bits = 128 AND run_id = '{context.run_id}'"
+    )
+    with pytest.raises(AuditError, match="codes must equal what its source gives"):
+        stages.publish(context)
 
 
 def replaced(table: pa.Table, column: str, values: pa.Array) -> pa.Table:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import layers_elsewhere
 import numpy as np
 import pyarrow.compute as pc
 import pytest
@@ -163,7 +167,7 @@ def test_only_the_last_layers_matrices_remain(
 ) -> None:
     run(spark, model, graph, tmp_path)
     remaining = sorted(path.name for path in (tmp_path / "run").iterdir())
-    assert remaining == ["run-item.1", "run-item_from_item.2"]
+    assert remaining == ["item.1.npy", "item_from_item.2.npy"]
 
 
 def test_workers_compute_with_one_thread(spark: SparkSession) -> None:
@@ -277,3 +281,53 @@ def test_nodes_that_an_id_tensor_does_not_know_start_at_zeros(spark: SparkSessio
     plain = HashGnn.plain(graph, grown)
     for row in inferred.embeddings.collect():
         np.testing.assert_allclose(row.embedding, plain[row.node_type][row.node], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("master", ["local[1]", "local-cluster[2,1,1024]"])
+def test_other_masters_give_the_same_bits(spark: SparkSession, tmp_path: Path, master: str) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "there").mkdir()
+    script = Path(layers_elsewhere.__file__)
+    subprocess.run(
+        [sys.executable, str(script), master, str(tmp_path / "there")],
+        check=True,
+        cwd=tmp_path,  # a local cluster writes its work folder here
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([os.environ["PYTHONPATH"], str(script.parent)])},
+        timeout=300,
+    )
+    here = layers_elsewhere.embeddings(spark, tmp_path / "here")
+    there = np.load(tmp_path / "there" / "embeddings.npy")
+    np.testing.assert_array_equal(here.view(np.uint32), there.view(np.uint32))
+
+
+def test_a_killed_worker_changes_no_bit_and_no_count(
+    spark: SparkSession, model: LoadedModel, graph: Graph, tmp_path: Path
+) -> None:
+    base = embeddings_of(run(spark, model, graph, tmp_path / "a")[0])
+    marker = str(tmp_path / "killed")
+
+    def kill_once(batches: Any) -> Any:
+        import os
+        import signal
+
+        yield from batches
+        # After the rows: the model has counted them, and a retry must not count them again.
+        if not os.path.exists(marker):
+            open(marker, "w").close()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    rows = neighborhood_rows(spark, graph.rows)
+    inferred = infer(
+        spark,
+        model,
+        {"item": feature_rows(spark, graph.features)},
+        {"item": NODES},
+        lambda relation: rows.mapInArrow(kill_once, rows.schema),
+        config.Inference(block_size=16),
+        tmp_path / "run",
+        Layers(spark, tmp_path / "layers"),
+    )
+    retried = embeddings_of(inferred)
+    assert Path(marker).exists()
+    inferred.model_rows.check()
+    np.testing.assert_array_equal(base.view(np.uint32), retried.view(np.uint32))

@@ -88,6 +88,8 @@ def test_makefile_runs_the_last_day() -> None:
     assert day[1] == demo.LAST_DAY
 
 
-def test_without_its_config_the_demo_ends_in_the_exit_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_its_config_the_demo_ends_in_the_exit_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert demo.main(["prepare"]) == 6  # no conf/demo.yaml here

@@ -26,10 +26,9 @@ from walkbits.inference.rows import (
     read_lists,
     read_vectors,
 )
-from walkbits.inference.tasks import MATRIX_FILE, Convolve, Finish, Land
+from walkbits.inference.tasks import Convolve, Finish, Land
 from walkbits.models.pinsage import Hop, PinSage
 from walkbits.models.sampling import SubgraphBuilder
-from walkbits.storage.artifacts import HostFolder
 
 POOLINGS = ("importance", "mean", "max")
 
@@ -77,19 +76,17 @@ def by_tasks(
     newest = graph.features
     for number, (update,) in enumerate(network.layers):
         width = newest.shape[1]
-        places = {}
-        for name, columns in (("own", width), ("pooled", update.project.linear.size)):
-            (folder / f"{number}-{name}").mkdir(parents=True)
-            places[name] = folder / f"{number}-{name}" / MATRIX_FILE
-            create_matrix(places[name], nodes, columns)
-        land = Land(**common, width=width, own=places["own"], projected=((places["pooled"], update.project),))
+        own, pooled = folder / f"own-{number}.npy", folder / f"pooled-{number}.npy"
+        create_matrix(own, nodes, width)
+        create_matrix(pooled, nodes, update.project.linear.size)
+        land = Land(**common, width=width, own=own, projected=((pooled, update.project),))
         list(land.run(batches_of(order, cuts, [binary_array(newest)])))
         last = number == len(network.layers) - 1
         convolve = Convolve(
             **common,
             update=update,
-            pooled=HostFolder(str(places["pooled"].parent), shipped=False),
-            own=HostFolder(str(places["own"].parent), shipped=False),
+            pooled=pooled,
+            own=own,
             references=None,
             finish=Finish(network.outputs["item"], ()) if last else None,
         )
@@ -154,6 +151,8 @@ def test_block_sizes_agree_within_rounding(tmp_path: Path, block_size: int) -> N
     graph = random_graph(3, 50, 7, 9)
     module = PinSage(7, small_model(), 3)
     weights = with_biases(module, 3)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
     one = by_tasks(module, weights, graph, tmp_path / "a", 16, np.arange(50), [])
     other = by_tasks(module, weights, graph, tmp_path / "b", block_size, np.arange(50), [])
     np.testing.assert_allclose(one, other, rtol=0, atol=1e-6)

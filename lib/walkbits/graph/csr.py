@@ -10,7 +10,6 @@ inclusive), so that an edge is drawn by one binary search. `keys` hold the node'
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -25,7 +24,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from walkbits.config import Relation
-from walkbits.errors import InputError
+from walkbits.errors import InputError, WalkbitsError
 from walkbits.schemas import CONTEXT, ITEM
 
 Int32 = NDArray[np.int32]
@@ -301,11 +300,12 @@ def write_csr(
 
     def rows(side: str, node: str, neighbor: str | None, value: Any, source: DataFrame) -> DataFrame:
         within = F.expr(f"cast({node} AS BIGINT) * {slices[side]} div {max(1, num_nodes[side])}")
+        # One number to sort by, which Spark's radix sort takes whole: node, then neighbor + 1,
+        # and 0 for the node's own row, which so comes before its edges.
+        low = F.col(neighbor).cast("bigint") + 1 if neighbor else F.lit(0)
         return source.select(
             (within + first_slice[side]).cast("int").alias("slice"),
-            F.col(node).cast("int").alias("node"),
-            # a node's own row comes before its edges
-            (F.col(neighbor) if neighbor else F.lit(-1)).cast("int").alias("neighbor"),
+            (F.shiftleft(F.col(node).cast("bigint"), 32) + low).alias("pair"),
             value.cast("bigint").alias("value"),
         )
 
@@ -326,7 +326,7 @@ def write_csr(
     writer = _slice_writer(str(folder), starts, offsets, slices[ITEM], num_edges, weighted)
     written = (
         everything.repartitionById(sum(slices.values()), F.col("slice"))
-        .sortWithinPartitions("slice", "node", "neighbor")
+        .sortWithinPartitions("pair")
         .mapInArrow(writer, "rows BIGINT")
         .agg(F.sum("rows"))
         .first()
@@ -373,7 +373,7 @@ def _slice_offsets(
     num_edges: int,
 ) -> list[tuple[int, int]]:
     """(first node, first edge) of every slice, within its side."""
-    is_node = F.col("neighbor") < 0
+    is_node = F.col("pair") % (1 << 32) == 0
     seen = {
         row["slice"]: row
         for row in everything.groupBy("slice")
@@ -440,21 +440,20 @@ def _slice_writer(
         rows = 0
         try:
             for batch in batches:
-                number, node, neighbor, value = (column.to_numpy() for column in batch.columns)
-                cuts = [0, *(np.flatnonzero(np.diff(number)) + 1).tolist(), len(number)]
-                for low, high in itertools.pairwise(cuts):
-                    if low == high:
-                        continue
-                    if state is None or state.number != number[low]:
-                        side = ITEM if number[low] < item_slices else CONTEXT
-                        state = _SliceState(int(number[low]), side, *offsets[number[low]])
-                    part = slice(low, high)
-                    for name, at, values in state.take(node[part], neighbor[part], value[part], weighted):
-                        if name not in files:
-                            files[name] = os.open(Path(folder) / name, os.O_WRONLY)
-                        array = values.astype(_dtype(name, num_edges))
-                        _pwrite(files[name], array, starts[name] + at * array.itemsize)
-                    rows += high - low
+                number, pair, value = (column.to_numpy() for column in batch.columns)
+                if not len(number):
+                    continue
+                if state is None:
+                    side = ITEM if number[0] < item_slices else CONTEXT
+                    state = _SliceState(int(number[0]), side, *offsets[number[0]])
+                if (number != state.number).any():
+                    raise WalkbitsError(f"a task must get one slice of the graph, got {np.unique(number)}")
+                for name, at, values in state.take(pair, value, weighted):
+                    if name not in files:
+                        files[name] = os.open(Path(folder) / name, os.O_WRONLY)
+                    array = values.astype(_dtype(name, num_edges))
+                    _pwrite(files[name], array, starts[name] + at * array.itemsize)
+                rows += len(number)
             for file in files.values():
                 os.fsync(file)
         finally:
@@ -473,27 +472,25 @@ class _SliceState:
     side: str
     next_node: int
     next_edge: int
-    neighbor: int = -1
-    """Last entry of the row being written; -1 before its first."""
+    pair: int = -1
+    """Last line taken."""
     total: int = 0
     """Weight of the row being written, so far."""
 
-    def take(
-        self, node: Int32, neighbor: Int32, value: Int64, weighted: bool
-    ) -> Iterator[tuple[str, int, NDArray[Any]]]:
-        """Rows in (node, neighbor) order -> (file, first position, values) to write."""
+    def take(self, pair: Int64, value: Int64, weighted: bool) -> Iterator[tuple[str, int, NDArray[Any]]]:
+        """Lines in order -> (file, first position, values) to write."""
+        node, neighbor = pair >> 32, (pair & 0xFFFFFFFF) - 1
         is_node = neighbor < 0
         is_edge = ~is_node
         edges_before: Int64 = np.cumsum(is_edge) - is_edge
-        opened = node[is_node]
-        # Which row each line belongs to: nodes are consecutive, edges follow their node.
+        # Nodes are consecutive, and edges follow their node.
         row = self.next_node - 1 + np.cumsum(is_node)
-        previous = np.concatenate([[self.neighbor], neighbor[:-1]])
-        if (row != node).any() or (is_edge & (neighbor <= previous)).any():
-            bad = int(np.flatnonzero((row != node) | (is_edge & (neighbor <= previous)))[0])
+        bad = (row != node) | (np.diff(pair, prepend=self.pair) <= 0)
+        if bad.any():
+            first = int(np.flatnonzero(bad)[0])
             raise InputError(
                 f"graph rows must be each known node once and each edge once, got {self.side} "
-                f"{node[bad]} with neighbor {neighbor[bad]} out of order; rerun ingest"
+                f"{node[first]} with neighbor {neighbor[first]} out of order; rerun ingest"
             )
         yield f"{self.side}_indptr.npy", self.next_node, self.next_edge + edges_before[is_node]
         yield f"{self.side}_keys.npy", self.next_node, value[is_node]
@@ -505,8 +502,8 @@ class _SliceState:
         if weighted:
             yield f"{self.side}_cumulative.npy", self.next_edge, (running - before)[is_edge]
         self.total = int(running[-1] - before[-1])
-        self.neighbor = int(neighbor[-1])
-        self.next_node += len(opened)
+        self.pair = int(pair[-1])
+        self.next_node += int(is_node.sum())
         self.next_edge += int(is_edge.sum())
 
 

@@ -11,7 +11,6 @@ depend neither on the rows beside it nor on partitions and batches.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import reduce
@@ -30,7 +29,6 @@ from walkbits.inference.arithmetic import F32
 from walkbits.inference.proof import ModelRows
 from walkbits.inference.rows import MatrixWriter, create_matrix
 from walkbits.inference.tasks import (
-    MATRIX_FILE,
     Convolve,
     Embed,
     Finish,
@@ -41,7 +39,6 @@ from walkbits.inference.tasks import (
 )
 from walkbits.models.card import Dense, LoadedModel, Network, NodeType, Update
 from walkbits.schemas import EMBEDDINGS, REPRESENTATIONS
-from walkbits.storage.artifacts import HostFolder, distribute
 
 Commit = Callable[[DataFrame, int], DataFrame]
 """Writes (node_type, node, representation) as a layer and returns the rows as re-read."""
@@ -86,8 +83,8 @@ def infer(
         neighborhoods: Gives (node INT, neighbors ARRAY<INT>, visits ARRAY<INT>) of a relation,
             each target node once.
         inference: Block size.
-        folder: Scratch space of this call on storage that all hosts see, under a name that no
-            other call of the session uses; to be removed after `embeddings` is written.
+        folder: Empty scratch space on storage that all hosts see: tasks write rows to its
+            files and map them in place. To be removed after `embeddings` is written.
         commit: Writes one inner layer and gives it back as re-read.
 
     Raises:
@@ -166,7 +163,8 @@ class _Engine:
         self._widths = self._network.widths()
         self._newest: dict[NodeType, DataFrame] = {}
         self._version = dict.fromkeys(num_nodes, 0)
-        self._mapped: dict[str, HostFolder] = {}
+        self._mapped: dict[str, Path] = {}
+        folder.mkdir(parents=True, exist_ok=True)
 
     def start_from(self, node_type: NodeType, features: DataFrame) -> None:
         """h^0 is a table."""
@@ -180,8 +178,7 @@ class _Engine:
         known = min(nodes, len(table))
         with MatrixWriter(matrix) as file:
             file.write(np.arange(known, dtype=np.int32), table[:known])
-        self._distribute(name)
-        read = ReadMatrix(self._mapped[name], nodes, self._block_size)
+        read = ReadMatrix(matrix, nodes, self._block_size)
         blocks = self._spark.range(-(-nodes // self._block_size))
         self._newest[node_type] = blocks.mapInArrow(read.run, "node int, vector binary")
 
@@ -265,8 +262,6 @@ class _Engine:
         )
         landed = self._newest[node_type].mapInArrow(task.run, Landed.schema)
         Landed.check([Landed(**row.asDict()) for row in landed.collect()], node_type, nodes)
-        for name in [*projected, *([own] if own else [])]:
-            self._distribute(name)
 
     def _land_references(self, update: Update) -> None:
         name = f"{update.relation}.references"
@@ -280,7 +275,6 @@ class _Engine:
             .agg(F.count(F.lit(1)).alias("count"))
         )
         counts.mapInArrow(task.run, "rows bigint").collect()
-        self._distribute(name)
 
     def _common(self, label: str) -> dict[str, Any]:
         return {
@@ -290,18 +284,12 @@ class _Engine:
             "label": label,
         }
 
-    def _place(self, name: str) -> Path:
-        # Executors know a shipped folder by its last name only, hence the caller's name in it.
-        return self._folder / f"{self._folder.name}-{name}"
-
     def _create(self, name: str, rows: int, width: int) -> Path:
-        self._place(name).mkdir(parents=True, exist_ok=True)
-        create_matrix(self._place(name) / MATRIX_FILE, rows, width)
-        return self._place(name) / MATRIX_FILE
-
-    def _distribute(self, name: str) -> None:
-        self._mapped[name] = distribute(self._spark, self._place(name))
+        path = self._folder / f"{name}.npy"
+        create_matrix(path, rows, width)
+        self._mapped[name] = path
+        return path
 
     def _drop(self, name: str) -> None:
-        if self._mapped.pop(name, None):
-            shutil.rmtree(self._place(name))
+        if path := self._mapped.pop(name, None):
+            path.unlink()

@@ -29,11 +29,8 @@ from walkbits.inference.rows import (
     read_vectors,
 )
 from walkbits.models.card import Dense, Output, Update
-from walkbits.storage.artifacts import HostFolder
 
 Batches = Iterator[pa.RecordBatch]
-
-MATRIX_FILE = "matrix.npy"
 
 
 @dataclass(frozen=True)
@@ -61,7 +58,7 @@ class Finish:
     """
 
     output: Output
-    earlier: tuple[HostFolder, ...]
+    earlier: tuple[Path, ...]
 
 
 @dataclass(frozen=True)
@@ -141,17 +138,17 @@ class Convolve(Task):
     """
 
     update: Update
-    pooled: HostFolder
-    own: HostFolder | None
-    references: HostFolder | None
+    pooled: Path
+    own: Path | None
+    references: Path | None
     finish: Finish | None
 
     def run(self, batches: Batches) -> Batches:
         """(node, neighbors, visits) -> (node_type, node, vector)."""
         weights, update = self.weights.value, self.update
-        pooled = _mapped(self.pooled)
-        own = _mapped(self.own) if self.own else None
-        references = _mapped(self.references)[:, 0] if self.references else None
+        pooled = open_matrix(self.pooled)
+        own = open_matrix(self.own) if self.own else None
+        references = open_matrix(self.references)[:, 0] if self.references else None
         finish = _Finisher(self.finish, weights) if self.finish else None
         rows = 0
         for batch in batches:
@@ -202,7 +199,7 @@ class _Finisher:
 
     def __init__(self, finish: Finish, weights: Weights) -> None:
         self._output, self._weights = finish.output, weights
-        self._earlier = [_mapped(folder) for folder in finish.earlier]
+        self._earlier = [open_matrix(path) for path in finish.earlier]
 
     def __call__(self, nodes: I32, newest: F32) -> F32:
         """fp32 [block_size, width] -> fp32 [block_size, embedding_size]."""
@@ -238,13 +235,13 @@ class LandCounts:
 class ReadMatrix:
     """Rows of a matrix file as a table, for inputs that are part of the model."""
 
-    folder: HostFolder
+    matrix: Path
     rows: int
     block_size: int
 
     def run(self, batches: Batches) -> Batches:
         """(number of a block) -> (node, vector)."""
-        matrix = _mapped(self.folder)
+        matrix = open_matrix(self.matrix)
         for batch in batches:
             for block in batch.column(0).to_pylist():
                 nodes = np.arange(
@@ -289,7 +286,3 @@ def _rows_out(node_type: str, nodes: I32, block: F32, *, embedding: bool) -> pa.
         [kind, pa.array(nodes), vector],
         names=["node_type", "node", "embedding" if embedding else "representation"],
     )
-
-
-def _mapped(folder: HostFolder) -> F32:
-    return open_matrix(folder.local() / MATRIX_FILE)

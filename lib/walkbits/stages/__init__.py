@@ -22,7 +22,7 @@ from walkbits.stages import (
 )
 from walkbits.stages import evaluate as evaluation
 from walkbits.stages.publish_run import publish
-from walkbits.storage.publish import read_pointer
+from walkbits.storage.publish import check_forward, read_pointer
 from walkbits.storage.runs import Run, find_run, newest_attempt, record_state
 from walkbits.storage.tables import Store
 
@@ -90,10 +90,12 @@ def publish_run(job: Job) -> None:
 
 
 def run_daily(job: Job) -> None:
-    """The whole day."""
+    """The whole day; a day that may not be published is refused before the work."""
     context = open_day(job)
     if is_live(context):
         return
+    pointer = read_pointer(job.store, job.config.channel)
+    check_forward(pointer, context.run, job.config.channel, job.args.allow_rollback)
     for stage in DAILY:
         execute(context, stage)
     publish(context, job.args.allow_rollback)

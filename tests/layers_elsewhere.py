@@ -1,0 +1,67 @@
+"""Runs the engine in a session of its own: `python tests/layers_elsewhere.py <master> <folder>`.
+
+Writes the embeddings of a fixed small graph and model to `<folder>/embeddings.npy`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+from plain import random_graph
+from pyspark.sql import DataFrame, SparkSession
+from walkbits import config
+from walkbits.inference.layers import infer
+from walkbits.models.card import Card, LoadedModel
+from walkbits.models.pinsage import PinSage
+
+NODES = 70
+
+
+def embeddings(spark: SparkSession, folder: Path) -> np.ndarray:
+    """fp32 [NODES, 5] of the fixed graph."""
+    graph = random_graph(1, NODES, 7, 9)
+    module = PinSage(7, config.Model(hidden_size=6, embedding_size=5), 1)
+    weights = {name: tensor.numpy() for name, tensor in module.state_dict().items()}
+    digest = "0" * 64
+    card = Card(
+        network=module.network,
+        feature_schema=digest,
+        config_hash=digest,
+        data_run="",
+        metrics={},
+        weights_sha256=digest,
+    )
+    features = [(node, row.astype("<f4").tobytes()) for node, row in enumerate(graph.features)]
+    rows = [(node, *row) for node, row in enumerate(graph.rows)]
+
+    def commit(layer_rows: DataFrame, layer: int) -> DataFrame:
+        layer_rows.write.parquet(str(folder / f"layer={layer}"))
+        return spark.read.parquet(str(folder / f"layer={layer}"))
+
+    inferred = infer(
+        spark,
+        LoadedModel(card, weights),
+        {"item": spark.createDataFrame(features, "node int, features binary").repartition(3)},
+        {"item": NODES},
+        lambda relation: spark.createDataFrame(
+            rows, "node int, neighbors array<int>, visits array<int>"
+        ).repartition(3),
+        config.Inference(block_size=16),
+        folder / "run",
+        commit,
+    )
+    table = inferred.embeddings.toArrow().sort_by("node")
+    inferred.model_rows.check()
+    return np.array(table["embedding"].to_pylist(), np.float32)
+
+
+if __name__ == "__main__":
+    master, place = sys.argv[1], Path(sys.argv[2])
+    builder = SparkSession.builder.master(master).config("spark.ui.enabled", "false")
+    builder = builder.config("spark.driver.host", "127.0.0.1").config("spark.sql.shuffle.partitions", "2")
+    session = builder.config("spark.executorEnv.PYTHONPATH", os.environ["PYTHONPATH"]).getOrCreate()
+    np.save(place / "embeddings.npy", embeddings(session, place))
+    session.stop()
