@@ -34,10 +34,18 @@ def shipped_settings() -> dict[str, str]:
     return {pair[0]: pair[1].strip() for pair in pairs if len(pair) == 2}
 
 
+def jars() -> list[Path | str]:
+    """Delta's jars, and GraphFrames' where WALKBITS_GRAPHFRAMES_JAR names it."""
+    return [
+        *sorted((ROOT / ".cache" / "jars").glob("*.jar")),
+        *filter(None, [os.environ.get("WALKBITS_GRAPHFRAMES_JAR")]),
+    ]
+
+
 TEST_SETTINGS = {
     "spark.master": "local[2,4]",  # a killed worker is retried, as on a cluster
     "spark.driver.memory": "2g",
-    "spark.jars": ",".join(str(jar) for jar in sorted((ROOT / ".cache" / "jars").glob("*.jar"))),
+    "spark.jars": ",".join(map(str, jars())),
     "spark.sql.shuffle.partitions": "3",  # small tables: fewer empty tasks
     # Thousands of tiny queries: compiling them well costs more than running them.
     "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1",

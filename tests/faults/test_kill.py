@@ -30,7 +30,11 @@ def submit(config: Path, log: Path) -> subprocess.Popen[bytes]:
         "conf/spark-defaults.conf",
     ]
     command += [*flags, "jobs/run_daily.py", "--config", str(config), "--ds", DS]
-    return subprocess.Popen(command, cwd=ROOT, stderr=log.open("wb"), start_new_session=True)
+    # spark-submit passes a Python driver's stderr on as stdout.
+    with log.open("wb") as output:
+        return subprocess.Popen(
+            command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
 
 
 def wait_for(log: Path, text: str, process: subprocess.Popen[bytes], seconds: float = 300) -> None:
@@ -42,6 +46,7 @@ def wait_for(log: Path, text: str, process: subprocess.Popen[bytes], seconds: fl
         time.sleep(0.2)
 
 
+@pytest.mark.timeout(1200)
 def test_a_job_killed_in_a_stage_resumes_and_publishes_whole(spark: SparkSession, tmp_path: Path) -> None:
     world.write_inputs(tmp_path / "inputs")
     config = world.write_config(tmp_path, tmp_path / "inputs", tmp_path / "root")

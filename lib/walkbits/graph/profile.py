@@ -113,7 +113,7 @@ def graph_profile(nodes: DataFrame, edges: DataFrame, num_items: int) -> DataFra
     return (
         _histogram(degrees, "degree", F.col("node_type"))
         .unionByName(
-            sizes.groupBy("bucket").agg((F.count(F.lit(1)) * F.first("bucket")).alias("nodes")).select(
+            sizes.groupBy("bucket").agg((F.count(F.lit(1)) * F.col("bucket")).alias("nodes")).select(
                 F.lit("component_size").alias("metric"), F.lit("all").alias("node_type"),
                 F.col("bucket").cast("bigint"), F.col("nodes").cast("bigint"),
             )
