@@ -1,8 +1,7 @@
 """Every table of walkbits: columns with type, unit, shape and nullability; keys; constraints.
 
-This module is the only home of a table's shape. The Delta tables are created from it,
-`sql/tables/` is printed from it (a test holds the two equal), and every read selects
-these columns, so that a foreign extra column never travels.
+This module is the only home of a table's shape. The Delta tables are created from it, and
+every read selects these columns, so that a foreign extra column never travels.
 
 `index` of a node is its position within its type (item or context), in order of the
 external id; `node_id` is the index for items and number of items + index for contexts.

@@ -21,7 +21,7 @@ from walkbits import config, rng
 from walkbits.inference.arithmetic import F32, I32, I64, pool_weights
 from walkbits.models.card import Pool
 
-CONTEXTS_TAG: Final = int.from_bytes(b"contexts", "big") >> 1
+_CONTEXTS_TAG: Final = int.from_bytes(b"contexts", "big") >> 1
 _PAIRS_TAG: Final = int.from_bytes(b"pairs", "big")
 _CONTEXTS_AT_ONCE: Final = 1 << 20
 """Draws in one array: 1 M x 8 bytes, times a handful of temporaries."""
@@ -69,7 +69,7 @@ def training_pairs(edges: DataFrame, training: config.Training, seed: int) -> Da
 
 def _pairs_of(context: I32, size: I64, training: config.Training, seed: int) -> pa.RecordBatch:
     """Rank pairs of the sampled contexts among some, as (context, pair, query_rank, positive_rank)."""
-    kept = (size >= 2) & (rng.uniform(rng.draw(seed ^ CONTEXTS_TAG, context)) < training.context_fraction)
+    kept = (size >= 2) & (rng.uniform(rng.draw(seed ^ _CONTEXTS_TAG, context)) < training.context_fraction)
     context, size = context[kept, None], size[kept, None]  # [contexts, 1]
     pair = np.arange(training.pairs_per_context)
     query = below(rng.draw(seed ^ _PAIRS_TAG, context, pair, 0), size)  # [contexts, pairs]
