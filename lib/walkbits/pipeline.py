@@ -41,7 +41,8 @@ class Context:
 
     def artifacts(self, name: str) -> Path:
         """Folder of one kind of plain files of this run; see `Config.artifacts`."""
-        return Path(self.config.artifacts or f"{self.config.root}/_artifacts") / self.run_id / name
+        folder = Path(self.config.artifacts or f"{self.config.root}/_artifacts")
+        return folder.resolve() / self.run_id / name
 
     def read(self, table_name: str, **where: Any) -> Any:
         """This run's rows of a table, as committed."""

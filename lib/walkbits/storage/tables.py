@@ -48,8 +48,9 @@ class Store:
     _known: set[str] = field(default_factory=set, compare=False)
 
     def path(self, table: Table) -> str:
-        """Where the table lies."""
-        return f"{self.root}/{table.name}"
+        """Where the table lies; absolute, because Delta takes a relative path for a name."""
+        root = self.root if "://" in self.root else str(Path(self.root).resolve())
+        return f"{root}/{table.name}"
 
     def exists(self, table: Table) -> bool:
         """Whether the table has been created; never creates anything."""
