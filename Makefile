@@ -2,14 +2,14 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format sql doctor zip lock clean
+.PHONY: help setup demo test test-airflow test-standalone check format sql doctor bench-layers bench-walks zip lock clean
 
 ACTIVATE := . conf/env.sh
 # The last day of the demo's data.
 DEMO_DS := 2018-01-01
 
 help: ## List the targets
-	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r name what; do printf '  make %-8s %s\n' "$$name" "$$what"; done
+	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r name what; do printf '  make %-15s %s\n' "$$name" "$$what"; done
 
 setup: ## Create .venv from the lock, find or install Java, resolve the Delta jars
 	@conf/setup.sh
@@ -21,6 +21,15 @@ demo: setup ## Run a whole day on real baskets and show related products
 
 test: setup ## Run the tests; ARGS="-k walks" passes flags to pytest
 	@$(ACTIVATE); pytest $(ARGS)
+
+test-airflow: setup ## Build Airflow's own environment, test the DAGs, run them for real on a small slice
+	@conf/setup_airflow.sh
+	@mkdir -p .cache/airflow-home
+	@AIRFLOW_HOME=$(CURDIR)/.cache/airflow-home .cache/airflow/bin/python -m pytest --confcutdir tests/airflow tests/airflow/test_dags.py $(ARGS)
+	@$(ACTIVATE); WALKBITS_AIRFLOW=1 pytest --confcutdir tests/airflow tests/airflow/test_real_run.py $(ARGS)
+
+test-standalone: setup ## Start a Spark master and two workers here, run a day on them, compare with local mode
+	@$(ACTIVATE); WALKBITS_STANDALONE=1 pytest tests/standalone $(ARGS)
 
 check: setup ## Lint and type-check Python and SQL
 	@$(ACTIVATE); ruff check .
@@ -37,14 +46,22 @@ sql: setup ## SQL prompt on the published views; Q=sql/queries/FILE.sql ARGS="na
 doctor: ## Check versions, jars and settings; tells the command that mends each problem
 	@$(ACTIVATE); spark-submit jobs/doctor.py
 
+bench-layers: setup ## Layer engine beside the limit and a join; writes benchmarks/results/layers.json
+	@$(ACTIVATE); python benchmarks/layers.py $(ARGS)
+
+bench-walks: setup ## Measure the walk engine beside its peers; writes benchmarks/results/walks.json
+	@benchmarks/peer_env.sh
+	@$(ACTIVATE); spark-submit --conf spark.ui.showConsoleProgress=false benchmarks/walks.py $(ARGS)
+
 zip: setup ## Build dist/walkbits.zip, for spark-submit --py-files on a cluster
 	@rm -rf build dist
 	@$(ACTIVATE); . ./versions.env; .cache/uv-$$UV_VERSION/bin/uv build --quiet --offline --wheel --no-build-isolation --python .venv/bin/python --out-dir dist
 	@mv dist/walkbits-*.whl dist/walkbits.zip # Spark takes .zip, and refuses the same bytes as .whl
 	@rm -rf build
 
-lock: ## Resolve anew: rewrite requirements.lock and conf/jars.sha256 from versions.env
+lock: ## Resolve anew: rewrite requirements.lock, requirements-airflow.lock and conf/jars.sha256 from versions.env
 	@conf/setup.sh lock
+	@conf/setup_airflow.sh lock
 
 clean: ## Remove caches, build results and the demo's tables; keeps .venv and .cache
 	rm -rf build dist data/demo spark-warehouse metastore_db derby.log

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from walkbits.cli import add_run_flags, job_parser, run_job
+from walkbits.cli import add_explain_flag, add_run_flags, job_parser, run_job
 from walkbits.stages import run_stage
 
 
@@ -13,6 +13,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The job's flags."""
     parser = job_parser("build_neighborhoods", __doc__)
     add_run_flags(parser)
+    add_explain_flag(parser)
     return parser
 
 

@@ -2,6 +2,9 @@
 
 Reads the run's features, neighborhoods and model; commits one table partition per
 layer and the embeddings. A killed job goes on at its first unfinished stage.
+
+--explain prints, before anything runs, the layers, the bytes that hosts map and the bytes
+that are shuffled; `inference.cache_bytes` moves the line between them.
 """
 
 from __future__ import annotations
@@ -9,7 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from walkbits.cli import add_run_flags, job_parser, run_job
+from walkbits.cli import add_explain_flag, add_run_flags, job_parser, run_job
 from walkbits.stages import run_stage
 
 
@@ -17,6 +20,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The job's flags."""
     parser = job_parser("infer_layers", __doc__)
     add_run_flags(parser)
+    add_explain_flag(parser)
     return parser
 
 

@@ -6,19 +6,23 @@ import argparse
 import sys
 
 from walkbits.cli import add_run_flags, job_parser, run_job
-from walkbits.stages import run_stage
+from walkbits.stages import train
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The job's flags."""
     parser = job_parser("train_model", __doc__)
     add_run_flags(parser)
+    parser.add_argument(
+        "--retrain", action=argparse.BooleanOptionalAction, default=False,
+        help="train even where retrain.every_days would take over the published model",
+    )  # fmt: skip
     return parser
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the stage; returns the exit code."""
-    return run_job(build_parser(), argv, lambda job: run_stage(job, "train_model"))
+    return run_job(build_parser(), argv, train)
 
 
 if __name__ == "__main__":

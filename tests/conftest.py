@@ -47,9 +47,6 @@ TEST_SETTINGS = {
     "spark.driver.memory": "2g",
     "spark.jars": ",".join(map(str, jars())),
     "spark.sql.shuffle.partitions": "3",  # small tables: fewer empty tasks
-    # Thousands of tiny queries: compiling them well costs more than running them.
-    "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1",
-    "spark.sql.codegen.wholeStage": "false",
     "spark.ui.showConsoleProgress": "false",
     "spark.ui.enabled": "false",
 }

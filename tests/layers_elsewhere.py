@@ -1,6 +1,6 @@
 """Runs the engine in a session of its own: `python tests/layers_elsewhere.py <master> <folder>`.
 
-Writes the embeddings of a fixed small graph and model to `<folder>/embeddings.npy`.
+Writes the embeddings of a fixed small graph and model to `<folder>/<budget>.npy`.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ from walkbits.models.card import Card, LoadedModel
 from walkbits.models.pinsage import PinSage
 
 NODES = 70
+BUDGETS = {"all": None, "half": NODES * 6 * 2}
 
 
-def embeddings(spark: SparkSession, folder: Path) -> np.ndarray:
+def embeddings(spark: SparkSession, folder: Path, budget: str) -> np.ndarray:
     """fp32 [NODES, 5] of the fixed graph."""
+    folder = folder / budget
     graph = random_graph(1, NODES, 7, 9)
     module = PinSage(7, config.Model(hidden_size=6, embedding_size=5), 1)
     weights = {name: tensor.numpy() for name, tensor in module.state_dict().items()}
@@ -49,7 +51,7 @@ def embeddings(spark: SparkSession, folder: Path) -> np.ndarray:
         lambda relation: spark.createDataFrame(
             rows, "node int, neighbors array<int>, visits array<int>"
         ).repartition(3),
-        config.Inference(block_size=16),
+        config.Inference(block_size=16, cache_bytes=BUDGETS[budget]),
         folder / "run",
         commit,
     )
@@ -63,5 +65,6 @@ if __name__ == "__main__":
     builder = SparkSession.builder.master(master).config("spark.ui.enabled", "false")
     builder = builder.config("spark.driver.host", "127.0.0.1").config("spark.sql.shuffle.partitions", "2")
     session = builder.config("spark.executorEnv.PYTHONPATH", os.environ["PYTHONPATH"]).getOrCreate()
-    np.save(place / "embeddings.npy", embeddings(session, place))
+    for name in BUDGETS:
+        np.save(place / f"{name}.npy", embeddings(session, place, name))
     session.stop()

@@ -48,6 +48,16 @@ def random_graph(seed: int, nodes: int, width: int, largest: int) -> Graph:
     return Graph(features, random_rows(rng, nodes, nodes, largest))
 
 
+def hub_graph(seed: int, nodes: int, width: int, largest: int) -> Graph:
+    """`random_graph` where almost every neighborhood also holds nodes 0 and 1."""
+    graph = random_graph(seed, nodes, width, largest)
+    rows = []
+    for u, (neighbors, visits) in enumerate(graph.rows):
+        hubs = [] if u % 10 == 9 else [v for v in (0, 1) if v != u and v not in neighbors]
+        rows.append((hubs + neighbors, [20] * len(hubs) + visits))
+    return Graph(graph.features, rows)
+
+
 def relu(x: np.ndarray) -> np.ndarray:
     return np.where(x > 0, x, 0.0)
 

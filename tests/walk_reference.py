@@ -107,7 +107,14 @@ def neighborhood(
     graph: Graph, relation: str, node: int, walks: config.Walks, seed: int
 ) -> list[tuple[int, int]]:
     counts = visit_counts(graph, relation, node, walks, seed)
-    return sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))[: walks.num_neighbors]
+    degrees = [len(row) for row in graph.rows(relation.split("_from_")[1])]
+
+    def rank(entry: tuple[int, int]) -> tuple[int, int]:
+        node, visits = entry
+        penalty = round(2.0**36 * float(max(degrees[node], 1)) ** -walks.popularity_penalty)
+        return -visits * penalty, node
+
+    return sorted(counts.items(), key=rank)[: walks.num_neighbors]
 
 
 def random_graph(num_items: int, num_contexts: int, num_edges: int, seed: int, weighted: bool) -> Graph:

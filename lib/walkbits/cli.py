@@ -51,14 +51,24 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
     """Flags of jobs that work on an existing run."""
     parser.add_argument("--run-id", help="run to work on (default: the run that changed last)")
     parser.add_argument("--ds", type=parse_ds, help="day of the run, YYYY-MM-DD; narrows the default")
+    parser.add_argument("--label", help="work on the run that was opened last under this label")
+
+
+def add_explain_flag(parser: argparse.ArgumentParser) -> None:
+    """Flag of jobs that can tell what they would do."""
+    parser.add_argument(
+        "--explain", action="store_true", help="print the plan, its bytes and its time, and stop"
+    )
 
 
 def add_day_flags(parser: argparse.ArgumentParser) -> None:
     """Flags of jobs that open a run."""
     parser.add_argument("--ds", type=parse_ds, help="day of the run, YYYY-MM-DD (default: today in UTC)")
     parser.add_argument(
-        "--new-attempt", action="store_true", help="start a further run even if these inputs have one"
-    )
+        "--new-attempt", action=argparse.BooleanOptionalAction, default=False,
+        help="start a further run even if these inputs have one",
+    )  # fmt: skip
+    parser.add_argument("--label", help="name by which later jobs of one workflow find the run")
 
 
 def add_publish_flags(parser: argparse.ArgumentParser) -> None:

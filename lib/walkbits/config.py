@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import (
     BaseModel,
+    ByteSize,
     ConfigDict,
     Field,
     NonNegativeInt,
@@ -135,6 +136,15 @@ class Walks(Section):
     """Chance to return to the start before a step. 0 to 0.5."""
     num_neighbors: Annotated[int, Field(ge=1, le=1000)] = 50
     """T: neighbors kept per node, by visit count. 10 to 100."""
+    popularity_penalty: Annotated[float, Field(ge=0.0, le=2.0)] = 0.0
+    """beta: the T neighbors are cut by visits / degree^beta. 0 is PinSage; 0.3 to 0.5 finds rarer ones."""
+    context_weight_exponent: Annotated[float, Field(ge=-0.5, le=0.5)] = 0.0
+    """gamma: an edge counts degree(context)^gamma times its weight. 0 to 0.3 (1 - alpha of RP3beta)."""
+    plan: Literal["auto", "replicated", "sharded"] = "auto"
+    """replicated: every host maps the whole graph, no shuffle. sharded: walkers move, for graphs
+    over `host_bytes`. Equal rows from both; auto chooses by size, and --explain tells."""
+    host_bytes: Annotated[int, Field(ge=1 << 20)] = 64 << 30
+    """Memory of one host that the mapped graph may take. Half of the smallest host's."""
     block_size: Annotated[int, Field(ge=16, le=65_536)] = 256
     """Start nodes walked together; a block should fit the core's cache. 250 to 500."""
 
@@ -169,10 +179,19 @@ class Training(Section):
     """Items drawn per step and shared by its pairs. PinSage: 500."""
     train_neighbors: Annotated[int, Field(ge=1)] = 10
     """Neighbors used per node while training, heaviest first. 5 to 50."""
-    margin: PositiveFloat = 0.3
-    """Delta of the max-margin loss. 0.1 to 0.5; a small one leaves all embeddings near each other."""
-    learning_rate: PositiveFloat = 5e-3
+    margin: PositiveFloat = 0.1
+    """Delta of the max-margin loss. 0.1 to 0.5; a large one parts communities and blurs what is within."""
+    learning_rate: PositiveFloat = 1e-3
     """Adam's step size. 1e-3 to 1e-2."""
+
+
+class Retrain(Section):
+    """When a day trains and when it takes over the model that `live` shows."""
+
+    every_days: PositiveInt = 1
+    """Days after which a model is trained anew: 1 trains every day, 7 every week."""
+    below_cosine: Fraction = 0.9
+    """Train sooner when the last published run's mean `cosine[item]` to its predecessor fell below this."""
 
 
 class Inference(Section):
@@ -180,6 +199,11 @@ class Inference(Section):
 
     block_size: Annotated[int, Field(ge=16, le=1 << 20)] = 4096
     """Rows of one padded model call; results do not depend on batch boundaries."""
+    cache_bytes: ByteSize | None = None
+    """Vectors of a layer that each host maps, the most referenced first, e.g. 16GiB; the rest is
+    shuffled, once per destination block. All of them when left out: no shuffle."""
+    message_dtype: Literal["fp32", "fp16"] = "fp32"
+    """Shuffled vectors: fp16 halves their bytes and rounds them to 11 bits."""
 
 
 class Lsh(Section):
@@ -221,6 +245,23 @@ class Audit(Section):
     """Largest allowed fall of the row count against the published run."""
     norm_tolerance: PositiveFloat = 1e-3
     """How far an embedding's length may be from 1 (or be exactly 0)."""
+    min_cosine: Fraction = 0.5
+    """Smallest mean cosine of the items' embeddings to the published ones, while the model is the same."""
+    max_bits_flipped: Fraction = 0.25
+    """Largest mean share of code bits that differ from the published ones; again of one model."""
+    min_recall: Fraction = 0.0
+    """Smallest share of related items that share `index.lsh.min_bands` buckets with their item. 0 to 0.9."""
+    max_recall_drop: Fraction = 0.2
+    """Largest fall of that share against the published run."""
+
+
+class Maintenance(Section):
+    """What the maintain_tables job keeps."""
+
+    keep_published: PositiveInt = 3
+    """Newest publications per channel whose runs stay readable: how far a rollback can go."""
+    keep_days: NonNegativeInt = 7
+    """Days after its last state change that any run is left alone; longer than the longest run."""
 
 
 class Evaluation(Section):
@@ -254,10 +295,17 @@ class Config(Section):
     walks: Walks = Walks()
     model: Model = Model()
     training: Training = Training()
+    retrain: Retrain = Retrain()
     inference: Inference = Inference()
     index: Index = Index()
     audit: Audit = Audit()
+    maintenance: Maintenance = Maintenance()
     evaluation: Evaluation = Evaluation()
+
+    @property
+    def artifacts_folder(self) -> Path:
+        """Where the plain files of all runs lie."""
+        return Path(self.artifacts or f"{self.root}/_artifacts").resolve()
 
 
 def load_config(path: str | Path, overrides: dict[str, Any] | None = None) -> Config:

@@ -14,6 +14,7 @@ from pyspark.sql import SparkSession
 
 from walkbits.config import Config, Section, config_hash
 from walkbits.errors import InputError
+from walkbits.progress import watched
 from walkbits.schemas import RUN_METRICS, TABLES
 from walkbits.storage.runs import Logged, Run, is_published, log_stage, logged_stages, record_state
 from walkbits.storage.tables import Store, Written, parse_output, utc_now
@@ -39,10 +40,9 @@ class Context:
     def run_id(self) -> str:
         return self.run.run_id
 
-    def artifacts(self, name: str) -> Path:
-        """Folder of one kind of plain files of this run; see `Config.artifacts`."""
-        folder = Path(self.config.artifacts or f"{self.config.root}/_artifacts")
-        return folder.resolve() / self.run_id / name
+    def artifacts(self, name: str, run_id: str | None = None) -> Path:
+        """Folder of one kind of plain files of this run, or of another; see `Config.artifacts`."""
+        return self.config.artifacts_folder / (run_id or self.run_id) / name
 
     def read(self, table_name: str, **where: Any) -> Any:
         """This run's rows of a table, as committed."""
@@ -56,11 +56,13 @@ class Context:
     def metrics(self, stage: str, figures: dict[str, tuple[float, str]]) -> Written:
         """Write a stage's figures: name -> (value, unit)."""
         now = utc_now()
-        frame = self.spark.createDataFrame(
-            [(name, float(value), unit, now) for name, (value, unit) in figures.items()],
-            "metric string, value double, unit string, recorded_at timestamp",
-        )
-        return self.store.write(RUN_METRICS, frame.coalesce(1), self.run_id, stage=stage)
+        partition = {"run_id": self.run_id, "stage": stage}
+        rows = [
+            partition | {"metric": name, "value": float(value), "unit": unit, "recorded_at": now}
+            for name, (value, unit) in figures.items()
+        ]
+        self.store.append(RUN_METRICS, rows, **self.store.replacing(partition))
+        return Written(f"{RUN_METRICS.name}/stage={stage}", len(rows), "", 0, None)
 
 
 @dataclass(frozen=True)
@@ -71,12 +73,14 @@ class Stage:
         after: Stages whose outputs it reads.
         settings: The config sections that decide its output, beside the seed.
         run: Does the work; returns what it wrote.
+        explain: Tells the plan as text; reads little and writes nothing.
     """
 
     name: str
     after: tuple[str, ...]
     settings: Callable[[Config], Iterable[Section | str]]
     run: Callable[[Context], list[Written]]
+    explain: Callable[[Context], str] | None = None
 
 
 def execute(context: Context, stage: Stage) -> bool:
@@ -102,16 +106,19 @@ def execute(context: Context, stage: Stage) -> bool:
             "(--new-attempt for the same inputs)"
         )
     LOG.info("stage=%s run=%s state=started", stage.name, context.run_id)
-    context.spark.sparkContext.setJobGroup(stage.name, f"walkbits {stage.name} {context.run_id}")
+    group = f"stage={stage.name} run={context.run_id}"
+    context.spark.sparkContext.setJobGroup(group, f"walkbits {stage.name} {context.run_id}")
     began = time.monotonic()
     try:
-        outputs = stage.run(context)
+        with watched(context.spark, group) as figures:
+            outputs = stage.run(context)
     except Exception as error:
         record_state(
             context.store, context.run, context.config, "failed", f"{stage.name}: {_first_line(error)}"
         )
         raise
     seconds = time.monotonic() - began
+    context.metrics(f"{stage.name}.cost", figures | {"seconds": (seconds, "seconds")})
     log_stage(context.store, context.run_id, stage.name, key, outputs, seconds)
     _report(context, stage.name, "done", outputs, seconds)
     return True

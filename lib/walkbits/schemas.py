@@ -31,6 +31,9 @@ from pyspark.sql.types import (
 ITEM: Final = "item"
 CONTEXT: Final = "context"
 
+LIVE: Final = "live"
+"""The channel that the published views follow."""
+
 WEIGHT_SCALE: Final = 1 << 20
 """Fixed point of edge weights: integer sums do not depend on row order."""
 
@@ -164,7 +167,11 @@ NEIGHBORHOODS = Table(
         RUN_ID,
         Column("relation", "STRING", "<target type>_from_<source type>"),
         Column("node", "INT", "Index of the target node"),
-        Column("neighbors", "ARRAY<INT>", "Indices of source nodes, visits desc then index asc, [<= T]"),
+        Column(
+            "neighbors",
+            "ARRAY<INT>",
+            "Indices of source nodes, by visits / degree^penalty desc then index asc, [<= T]",
+        ),
         Column("visits", "ARRAY<INT>", "Visit counts, same order; weight = visits / their sum"),
     ),
     key=("run_id", "relation", "node"),
@@ -274,14 +281,15 @@ RUNS = Table(
         Column("ds", "DATE", "Day the run is for"),
         Column("attempt", "INT", "From 1; counts runs of one day and fingerprint"),
         Column("inputs_fingerprint", "STRING", "sha256 of input data, config and code version"),
-        Column("state", "STRING", "created, failed, audited or published"),
+        Column("state", "STRING", "created, failed, audited, published or collected"),
         Column("detail", "STRING", "Why a run failed, in one line", nullable=True),
+        Column("label", "STRING", "Name by which the jobs of one workflow find the run", nullable=True),
         Column("config", "STRING", "The whole configuration as JSON"),
         RECORDED_AT,
     ),
     key=(),
     partition_by=(),
-    checks={"state_known": "state IN ('created', 'failed', 'audited', 'published')"},
+    checks={"state_known": "state IN ('created', 'failed', 'audited', 'published', 'collected')"},
 )
 
 STAGE_LOG = Table(

@@ -35,8 +35,9 @@ def test_each_publication_follows_the_last(store: Store) -> None:
     rows = store.read(PUBLICATIONS).orderBy("seq").collect()
     assert [r["prev_run_id"] for r in rows] == [None, run_of(1).run_id, run_of(2).run_id]
     assert {r["rows"] for r in rows} == {40}
+    again = run_of(2)
     assert read_pointer(store, "live") == Pointer(
-        3, date(2026, 1, 2), run_of(2).run_id, run_of(2).inputs_fingerprint
+        3, again.ds, again.run_id, again.run_id, again.inputs_fingerprint, "0123456789ab"
     )
 
 

@@ -47,7 +47,14 @@ DAY = date(2026, 1, 31)
 
 
 def make_job(spark: SparkSession, config: Config, ds: date = DAY, **flags: Any) -> Job:
-    defaults = {"ds": ds, "run_id": None, "new_attempt": False, "allow_rollback": False}
+    defaults = {
+        "ds": ds,
+        "run_id": None,
+        "label": None,
+        "new_attempt": False,
+        "allow_rollback": False,
+        "retrain": False,
+    }
     return Job(argparse.Namespace(**(defaults | flags)), config, Store(spark, config.root))
 
 
@@ -328,7 +335,7 @@ def test_k_core_needs_the_jar_and_says_so(spark: SparkSession, tmp_path: Path) -
 def test_stage_log_names_every_output(day: Job) -> None:
     run_id = find_run(day.store, None, DAY).run_id
     logged = logged_stages(day.store, run_id)
-    assert [*logged] == sorted([*(s.name for s in stages.DAILY), "publish_run"])
+    assert [*logged] == sorted([*(s.name for s in stages.DAILY), "audit_run", "publish_run"])
     outputs = {o.output for one in logged.values() for o in one.outputs}
     assert {"nodes", "edges", "features", "neighborhoods/relation=item_from_item", "artifacts/graph",
             "artifacts/model", "representations/layer=1", "embeddings", "codes", "lsh_buckets", "related"} <= outputs  # fmt: skip

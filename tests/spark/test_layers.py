@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pytest
 import torch
 from other_models import ARCHITECTURES, HashGnn, random_bipartite
-from plain import Graph, algorithm_2, random_graph
+from plain import Graph, algorithm_2, hub_graph, random_graph
 from pyspark.sql import DataFrame, SparkSession
 from walkbits import config
 from walkbits.errors import InputError, WalkbitsError
@@ -87,6 +87,8 @@ def run(
     graph: Graph,
     folder: Path,
     block_size: int = 16,
+    cache_bytes: int | None = None,
+    message_dtype: str = "fp32",
     **shape: Any,
 ) -> tuple[Inferred, Layers]:
     layers = Layers(spark, folder / "layers")
@@ -96,7 +98,7 @@ def run(
         {"item": feature_rows(spark, graph.features, **shape)},
         {"item": len(graph.features)},
         lambda relation: neighborhood_rows(spark, graph.rows, **shape),
-        config.Inference(block_size=block_size),
+        config.Inference(block_size=block_size, cache_bytes=cache_bytes, message_dtype=message_dtype),
         folder / "run",
         layers,
     )
@@ -131,9 +133,9 @@ def test_the_model_runs_once_per_node_and_layer(
     inferred.embeddings.write.format("noop").mode("overwrite").save()
     inferred.model_rows.check()
     assert inferred.model_rows.seen() == {
-        "layer 1: project item": NODES,
+        "layer 1: project item_from_item": NODES,
         "layer 1: convolve item": NODES,
-        "layer 2: project item": NODES,
+        "layer 2: project item_from_item": NODES,
         "layer 2: convolve item": NODES,
     }
     inferred.embeddings.write.format("noop").mode("overwrite").save()
@@ -151,6 +153,31 @@ def test_partitions_and_order_do_not_change_a_bit(
     base = embeddings_of(run(spark, model, graph, tmp_path / "a")[0])
     other = embeddings_of(run(spark, model, graph, tmp_path / "b", **shape)[0])
     np.testing.assert_array_equal(base.view(np.uint32), other.view(np.uint32))
+
+
+@pytest.mark.parametrize("pooling", ["importance", "max"])
+def test_any_budget_gives_the_same_embeddings_and_signs(
+    spark: SparkSession, tmp_path: Path, pooling: str
+) -> None:
+    hubs = hub_graph(4, NODES, 7, 9)
+    module = PinSage(7, MODEL.model_copy(update={"pooling": pooling}), 4)
+    model = loaded(module.network, {name: tensor.numpy() for name, tensor in module.state_dict().items()})
+    everything = embeddings_of(run(spark, model, hubs, tmp_path / "all")[0])
+    for budget, shape in ((NODES * 6 * 2, {}), (0, {"partitions": 3, "shuffled": True})):
+        inferred, _ = run(spark, model, hubs, tmp_path / f"{budget}", cache_bytes=budget, **shape)
+        got = embeddings_of(inferred)
+        inferred.model_rows.check()
+        np.testing.assert_allclose(got, everything, rtol=1e-6, atol=1e-6)
+        np.testing.assert_array_equal(got > 0, everything > 0)
+
+
+def test_half_precision_messages_stay_close(
+    spark: SparkSession, model: LoadedModel, graph: Graph, tmp_path: Path
+) -> None:
+    everything = embeddings_of(run(spark, model, graph, tmp_path / "all")[0])
+    got = embeddings_of(run(spark, model, graph, tmp_path / "b", cache_bytes=0, message_dtype="fp16")[0])
+    np.testing.assert_allclose(got, everything, rtol=0, atol=5e-3)
+    assert not np.array_equal(got, everything)
 
 
 def test_column_types_are_those_of_the_tables(
@@ -218,9 +245,17 @@ def test_features_of_the_input_must_be_given(spark: SparkSession, model: LoadedM
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda one: one.__name__)
-@pytest.mark.parametrize(("seed", "partitions", "block_size"), [(0, 2, 16), (1, 5, 64)])
+@pytest.mark.parametrize(
+    ("seed", "partitions", "block_size", "cache_bytes"), [(0, 2, 16, None), (1, 5, 64, 600)]
+)
 def test_other_architectures_need_only_a_module_and_a_card(
-    spark: SparkSession, tmp_path: Path, architecture: Any, seed: int, partitions: int, block_size: int
+    spark: SparkSession,
+    tmp_path: Path,
+    architecture: Any,
+    seed: int,
+    partitions: int,
+    block_size: int,
+    cache_bytes: int | None,
 ) -> None:
     graph = random_bipartite(seed, 40, 23, 6)
     torch.manual_seed(seed)
@@ -237,7 +272,7 @@ def test_other_architectures_need_only_a_module_and_a_card(
         {t: feature_rows(spark, rows, partitions) for t, rows in graph.features.items()},
         {t: len(rows) for t, rows in graph.features.items()},
         lambda relation: neighborhood_rows(spark, graph.rows[relation], partitions, shuffled=True),
-        config.Inference(block_size=block_size),
+        config.Inference(block_size=block_size, cache_bytes=cache_bytes),
         tmp_path / "run",
         layers,
     )
@@ -295,9 +330,10 @@ def test_other_masters_give_the_same_bits(spark: SparkSession, tmp_path: Path, m
         env={**os.environ, "PYTHONPATH": os.pathsep.join([os.environ["PYTHONPATH"], str(script.parent)])},
         timeout=300,
     )
-    here = layers_elsewhere.embeddings(spark, tmp_path / "here")
-    there = np.load(tmp_path / "there" / "embeddings.npy")
-    np.testing.assert_array_equal(here.view(np.uint32), there.view(np.uint32))
+    for budget in layers_elsewhere.BUDGETS:
+        here = layers_elsewhere.embeddings(spark, tmp_path / "here", budget)
+        there = np.load(tmp_path / "there" / f"{budget}.npy")
+        np.testing.assert_array_equal(here.view(np.uint32), there.view(np.uint32))
 
 
 def test_a_killed_worker_changes_no_bit_and_no_count(

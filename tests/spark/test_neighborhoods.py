@@ -12,7 +12,8 @@ from walk_reference import neighborhood, random_graph
 from walkbits import config
 from walkbits.errors import InputError
 from walkbits.graph import neighborhoods as module
-from walkbits.graph.neighborhoods import build_neighborhoods
+from walkbits.graph.neighborhoods import build_neighborhoods, weigh_by_context
+from walkbits.graph.sharded import sharded_neighborhoods
 from walkbits.graph.walks import neighborhoods_of
 from walkbits.schemas import NEIGHBORHOODS
 from walkbits.storage.artifacts import HostFolder, distribute
@@ -79,3 +80,30 @@ def test_a_single_node_has_its_row_and_no_graph_is_an_error(spark: SparkSession,
     assert build_neighborhoods(spark, distribute(spark, tmp_path), "item_from_item", WALKS, 5).count() == 1
     with pytest.raises(InputError, match="finished"):
         build_neighborhoods(spark, HostFolder(str(tmp_path / "none"), False), "item_from_item", WALKS, 5)
+
+
+@pytest.mark.parametrize(
+    ("relation", "penalty", "shards"),
+    [("item_from_item", 0.5, 3), ("item_from_context", 0.0, 1), ("context_from_item", 0.3, 5)],
+)
+def test_both_plans_give_the_same_rows(
+    spark: SparkSession, tmp_path: Path, relation: config.Relation, penalty: float, shards: int
+) -> None:
+    random_graph(60, 20, 80, 1, True).csr().save(tmp_path / "graph")
+    graph = HostFolder(str(tmp_path / "graph"), False)
+    walks = config.Walks(
+        num_walks=20, walk_length=3, num_neighbors=4, restart_probability=0.3, popularity_penalty=penalty
+    )
+    one = build_neighborhoods(spark, graph, relation, walks, 5)
+    other = sharded_neighborhoods(spark, graph, relation, walks, 5, str(tmp_path / "walkers"), shards)
+    assert one.columns == other.columns
+    assert one.orderBy("node").collect() == other.orderBy("node").collect()
+
+
+def test_context_weights_change_the_choice_of_a_context_only(spark: SparkSession) -> None:
+    rows = [(0, 0, 3 << 20), (1, 0, 1 << 20), (1, 1, 1 << 20), (2, 0, 1 << 20), (3, 0, 1 << 20)]
+    edges = spark.createDataFrame(rows, "item int, context int, weight bigint")
+    weighed = weigh_by_context(edges, 0.5, weighted=True).orderBy("item", "context").collect()
+    assert [row.weight for row in weighed] == [6 << 20, 2 << 20, 1 << 20, 2 << 20, 2 << 20]
+    plain = weigh_by_context(edges, 0.5, weighted=False).where("item = 0").collect()
+    assert [row.weight for row in plain] == [2 << 20]

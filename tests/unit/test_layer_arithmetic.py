@@ -26,7 +26,7 @@ from walkbits.inference.rows import (
     read_lists,
     read_vectors,
 )
-from walkbits.inference.tasks import Convolve, Finish, Land
+from walkbits.inference.tasks import Convolve, Finish, Land, Projection
 from walkbits.models.pinsage import Hop, PinSage
 from walkbits.models.sampling import SubgraphBuilder
 
@@ -71,7 +71,6 @@ def by_tasks(
         "weights": SimpleNamespace(value=weights),
         "block_size": block_size,
         "model_rows": SimpleNamespace(report=lambda label, rows: None),
-        "label": "",
     }
     newest = graph.features
     for number, (update,) in enumerate(network.layers):
@@ -79,11 +78,15 @@ def by_tasks(
         own, pooled = folder / f"own-{number}.npy", folder / f"pooled-{number}.npy"
         create_matrix(own, nodes, width)
         create_matrix(pooled, nodes, update.project.linear.size)
-        land = Land(**common, width=width, own=own, projected=((pooled, update.project),))
+        land = Land(
+            **common, width=width, own=own, projections=(Projection("", update.project, None, pooled),)
+        )
         list(land.run(batches_of(order, cuts, [binary_array(newest)])))
         last = number == len(network.layers) - 1
         convolve = Convolve(
             **common,
+            label="",
+            sources=nodes,
             update=update,
             pooled=pooled,
             own=own,

@@ -24,6 +24,7 @@ SPECS = {
     for key, value in VERSIONS.items()
     if key.endswith("_SPEC")
 }
+AIRFLOW_LOCK = read_lock(ROOT / "requirements-airflow.lock")
 TEXT = {".py", ".sh", ".xml", ".conf", ".yaml"}
 
 
@@ -46,6 +47,15 @@ def test_lock_is_hashed_and_names_no_host() -> None:
     text = (ROOT / "requirements.lock").read_text()
     pinned = text.count("==")
     assert len(re.findall(r"== ?\S+ \\\n +--hash=sha256:", text)) == pinned
+    assert "://" not in text
+
+
+def test_airflow_has_a_lock_of_its_own_with_the_same_spark() -> None:
+    text = (ROOT / "requirements-airflow.lock").read_text()
+    assert AIRFLOW_LOCK["apache-airflow"] == VERSIONS["AIRFLOW_VERSION"]
+    assert AIRFLOW_LOCK["apache-airflow-providers-apache-spark"] == VERSIONS["AIRFLOW_SPARK_PROVIDER_VERSION"]
+    assert AIRFLOW_LOCK["pyspark-client"] == VERSIONS["PYSPARK_VERSION"]
+    assert len(re.findall(r"== ?\S+ \\\n +--hash=sha256:", text)) == len(AIRFLOW_LOCK)
     assert "://" not in text
 
 

@@ -42,17 +42,19 @@ def rows_of(
     num_neighbors=st.sampled_from([1, 3, 50]),
     num_walks=st.sampled_from([1, 7, 150]),
     walk_length=st.integers(1, 4),
+    penalty=st.sampled_from([0.0, 0.0, 0.4, 1.0]),
     shape=st.sampled_from([(1, 1, 1), (25, 9, 20), (9, 25, 90), (300, 3, 280)]),
     seed=st.integers(0, 2**63 - 1),
 )
 def test_equals_plain_python(
     relation: config.Relation, weighted: bool, wide: bool, restart: float, num_neighbors: int, num_walks: int,
-    walk_length: int, shape: tuple[int, int, int], seed: int,
+    walk_length: int, penalty: float, shape: tuple[int, int, int], seed: int,
 ) -> None:  # fmt: skip
     graph = random_graph(*shape, seed % 100, weighted)
     walks = config.Walks(
         num_walks=num_walks, walk_length=walk_length, restart_probability=restart,
         num_neighbors=num_neighbors, block_size=16,
+        popularity_penalty=penalty,
     )  # fmt: skip
     count = graph.num_contexts if relation.startswith("context") else graph.num_items
     nodes = np.arange(count)[: 2000 // num_walks + 1]

@@ -8,12 +8,13 @@ from typing import Final
 import numpy as np
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
 
 from walkbits import config
 from walkbits.graph.csr import BipartiteCsr, read_meta, target_of
 from walkbits.graph.walks import neighborhoods_of
-from walkbits.schemas import ITEM, NEIGHBORHOODS
+from walkbits.schemas import ITEM, NEIGHBORHOODS, WEIGHT_SCALE
 from walkbits.storage.artifacts import HostFolder
 
 NODES_PER_BATCH: Final = 4096
@@ -53,6 +54,28 @@ def build_neighborhoods(
     blocks = spark.range(0, num_blocks, 1, max(1, min(partitions, num_blocks)))
     columns = [field for field in NEIGHBORHOODS.schema.fields if field.name in COLUMNS]
     return blocks.mapInArrow(_walk_blocks(graph, relation, walks, seed, num_nodes), StructType(columns))
+
+
+def weigh_by_context(edges: DataFrame, gamma: float, weighted: bool) -> DataFrame:
+    """Edges whose weight is multiplied by degree(context)^gamma.
+
+    All edges of a context share the factor, so only the choice of a context changes: it
+    is drawn in proportion to weight * degree^gamma.
+
+    Args:
+        edges: item INT, context INT, weight BIGINT (fixed point 2^20).
+        gamma: The exponent; 1 - alpha of RP3beta.
+        weighted: Whether the edges' own weights count; otherwise each is 1.
+
+    Returns:
+        item INT, context INT, weight BIGINT (fixed point 2^20, at least one unit).
+    """
+    degrees = edges.groupBy("context").agg(F.count(F.lit(1)).alias("degree"))
+    weight = F.col("weight") if weighted else F.lit(WEIGHT_SCALE)
+    scaled = F.round(weight * F.pow(F.col("degree").cast("double"), F.lit(gamma))).cast("bigint")
+    return edges.join(degrees, "context").select(
+        "item", "context", F.greatest(scaled, F.lit(1).cast("bigint")).alias("weight")
+    )
 
 
 def _walk_blocks(

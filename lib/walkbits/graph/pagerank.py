@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from walkbits import config
 from walkbits.graph.csr import Adjacency, BipartiteCsr, source_of, target_of
 from walkbits.rng import draw
+from walkbits.schemas import ITEM
 
 Int32 = NDArray[np.int32]
 Int64 = NDArray[np.int64]
@@ -84,19 +85,22 @@ def fidelity(
         walks: The walks that were made.
 
     Returns:
-        overlap_at_t: share of the exact top T that was found; mass_at_t: exact visits of
+        overlap_at_t: share of the exact top T (by the same penalty) found; mass_at_t: exact visits of
         the nodes found over those of the exact top T; weight_error: half the L1 distance
         between the neighborhood's weights and the exact visits of its nodes, both with sum
         1; sampled_nodes: how many nodes the means are over. With no node: 1, 1, 0, 0.
     """
     starts = np.asarray(nodes, np.int64)
+    source = csr.item if source_of(relation) == ITEM else csr.context
+    degrees = np.maximum(np.diff(source.indptr), 1).astype(np.float64)
+    penalty = degrees**-walks.popularity_penalty  # [source nodes]
     overlap: list[float] = []
     mass: list[float] = []
     error: list[float] = []
     for low in range(0, len(starts), _COLUMNS):
         exact = _expected_visits(csr, relation, starts[low : low + _COLUMNS], walks)
         for i, expected in enumerate(exact, start=low):
-            top = _top(expected, walks.num_neighbors)
+            top = _top(expected * penalty, walks.num_neighbors)
             if not len(top):
                 continue
             own = slice(indptr[i], indptr[i + 1])

@@ -17,7 +17,9 @@ u takes entry (u >> 32) * d >> 32; of a weighted row with total weight s, the fi
 whose cumulative weight exceeds u mod s.
 
 The neighborhood of a node are its `num_neighbors` most visited nodes, by count descending,
-then index ascending.
+then index ascending. With a popularity penalty beta the order is by count / degree^beta,
+degree being the neighbor's number of edges; the quotient is taken in fixed point
+(`penalties`), so that it orders alike everywhere.
 
 Plan: compiled hops in lockstep over some walkers, in short loops, so that their memory
 reads overlap; numpy's SIMD sort of a block of rows, small enough for the core's cache; one
@@ -49,9 +51,19 @@ _LANES: Final = 192
 """Walkers in lockstep: enough reads in flight, few enough to stay in the first cache."""
 _BLOCK_VISITS: Final = 1 << 22
 """Most visits of a block, unless one node makes more: bounds memory when walks are many."""
+_PENALTY_ONE: Final = 2.0**36
 _HALF: Final = np.uint64(32)
 _TWO: Final = np.uint64(2)
 _ONE: Final = np.uint64(1)
+
+
+def penalties(beta: float, most: int) -> Int64:
+    """round(2^36 / degree^beta) for the degrees 0..most: int64 [most + 1]; 2^36 for degree 0.
+
+    Scores count * penalty stay below 2^63 for any count below 2^27.
+    """
+    degrees = np.maximum(np.arange(most + 1), 1).astype(np.float64)
+    return np.rint(_PENALTY_ONE * degrees**-beta).astype(np.int64)
 
 
 def neighborhoods_of(
@@ -63,13 +75,13 @@ def neighborhoods_of(
         csr: The graph; walked by weight when it is weighted.
         relation: Target and source type.
         nodes: int [n], indices of target nodes, in any order.
-        walks: Number, length and restarts of the walks, T, and the block size (speed only).
+        walks: Number, length and restarts of the walks, T, the penalty, the block size (speed only).
         seed: Seed of the run.
 
     Returns:
         indptr int64 [n + 1], neighbors int32, visits int32: the neighborhood of nodes[i] is
-        neighbors[indptr[i]:indptr[i + 1]], by visits descending, then index ascending; empty
-        for an isolated node.
+        neighbors[indptr[i]:indptr[i + 1]], by visits (over the penalty) descending, then
+        index ascending; empty for an isolated node.
 
     Raises:
         InputError: a node is not an index of the target type.
@@ -86,9 +98,11 @@ def neighborhoods_of(
     num_visits = walks.num_walks * walks.walk_length
     block_size = max(1, min(walks.block_size, _BLOCK_VISITS // num_visits, len(walked)))
 
+    source = out if same_type else home
+    penalty = penalties(walks.popularity_penalty, most_edges(source)) if walks.popularity_penalty else None
     visited = np.empty((block_size, num_visits), np.int32)
     sizes = np.zeros(len(nodes), np.int64)
-    most = min(walks.num_neighbors, num_visits, (out if same_type else home).num_nodes)
+    most = min(walks.num_neighbors, num_visits, source.num_nodes)
     neighbors = np.empty(len(walked) * most, np.int32)
     visits = np.empty(len(walked) * most, np.int32)
     filled = 0
@@ -111,12 +125,21 @@ def neighborhoods_of(
         rows.sort(axis=1)
         # No index is -1: of two types, no source node is the start.
         own = starts if same_type else np.full(len(block), -1, np.int32)
-        size = _top(rows, own, walks.num_neighbors, neighbors[filled:], visits[filled:])
+        room = neighbors[filled:], visits[filled:]
+        if penalty is None:
+            size = _top(rows, own, walks.num_neighbors, *room)
+        else:
+            size = _top_penalised(rows, own, walks.num_neighbors, source.indptr, penalty, *room)
         sizes[block] = size
         filled += int(size.sum())
     indptr = np.zeros(len(nodes) + 1, np.int64)
     np.cumsum(sizes, out=indptr[1:])
     return indptr, neighbors[:filled], visits[:filled]
+
+
+def most_edges(side: Adjacency) -> int:
+    """Edges of the node that has most."""
+    return int(np.diff(side.indptr).max(initial=0))
 
 
 def _arrays(side: Adjacency) -> tuple[Int32 | Int64, Int32, Int64]:
@@ -175,13 +198,13 @@ def _walk(
             walk += 1
         for k in range(walk_length):
             step = np.uint64(k) * _TWO
-            _hop(out, home, weighted, walkers, step, lanes, draws, entries, lasts, at)
+            hop(out, home, weighted, walkers, step, lanes, draws, entries, lasts, at)
             if not same_type:
                 for i in range(lanes):
                     flat[first + i, k] = at[i]
                 if k + 1 == walk_length:
                     break
-            _hop(home, out, weighted, walkers, step + _ONE, lanes, draws, entries, lasts, at)
+            hop(home, out, weighted, walkers, step + _ONE, lanes, draws, entries, lasts, at)
             if same_type:
                 for i in range(lanes):
                     flat[first + i, k] = at[i]
@@ -192,7 +215,7 @@ def _walk(
 
 
 @njit(cache=True, nogil=True)
-def _hop(
+def hop(
     side: Any, next_side: Any, weighted: Any, walkers: Any, step: Any, lanes: Any, draws: Any,
     entries: Any, lasts: Any, at: Any,
 ) -> None:  # fmt: skip
@@ -329,6 +352,41 @@ def _top(rows: Any, own: Any, num_neighbors: Any, neighbors: Any, visits: Any) -
                 visits[filled + size] = 1
                 size += 1
             begin = ends[i]
+        sizes[r] = size
+        filled += size
+    return sizes
+
+
+@njit(cache=True, nogil=True)
+def _top_penalised(
+    rows: Any, own: Any, num_neighbors: Any, indptr: Any, penalty: Any, neighbors: Any, visits: Any
+) -> Any:
+    """As `_top`, by count * penalty[degree of the value]; `indptr` gives the degrees."""
+    num_rows, num_visits = rows.shape
+    sizes = np.empty(num_rows, np.int64)
+    values = np.empty(num_visits, np.int32)
+    counts = np.empty(num_visits, np.int32)
+    scores = np.empty(num_visits, np.int64)
+    filled = 0
+    for r in range(num_rows):
+        row = rows[r]
+        found = 0
+        begin = 0
+        for j in range(1, num_visits + 1):
+            if j == num_visits or row[j] != row[begin]:
+                if row[begin] != own[r]:
+                    values[found] = row[begin]
+                    counts[found] = j - begin
+                    degree = indptr[row[begin] + 1] - indptr[row[begin]]
+                    scores[found] = -(j - begin) * penalty[degree]
+                    found += 1
+                begin = j
+        # Values ascend, and the sort is stable: ties come out by index.
+        order = np.argsort(scores[:found], kind="mergesort")
+        size = min(found, num_neighbors)
+        for i in range(size):
+            neighbors[filled + i] = values[order[i]]
+            visits[filled + i] = counts[order[i]]
         sizes[r] = size
         filled += size
     return sizes

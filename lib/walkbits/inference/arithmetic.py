@@ -19,6 +19,7 @@ from walkbits.models.card import Activation, Combine, Dense, Linear, Pool
 F32 = NDArray[np.float32]
 I32 = NDArray[np.int32]
 I64 = NDArray[np.int64]
+Bools = NDArray[np.bool_]
 
 Weights = Mapping[str, F32]
 
@@ -156,3 +157,42 @@ def _maximum(matrix: Any, indptr: Any, rows: Any, out: Any) -> None:
             for k in range(matrix.shape[1]):
                 if e == indptr[u] or matrix[rows[e], k] > out[u, k]:
                     out[u, k] = matrix[rows[e], k]
+
+
+def scatter(
+    pooled: F32, touched: Bools, vectors: F32, bounds: I64, targets: I32, weights: F32, how: Pool
+) -> None:
+    """Add source vectors to the targets that reference them: `pool`, by source.
+
+    Args:
+        pooled: fp32 [targets, hidden], changed in place.
+        touched: bool [targets], whether a target has pooled a source; changed in place.
+        vectors: fp32 [sources, hidden].
+        bounds: int64 [sources + 1]; bounds[i] to bounds[i + 1] are the references to source i.
+        targets: int32 [bounds[-1]], rows of `pooled`.
+        weights: fp32 [bounds[-1]].
+    """
+    if how == "max":
+        _scatter_maximum(vectors, bounds, targets, pooled, touched)
+    else:
+        _scatter_sum(vectors, bounds, targets, weights, pooled)
+
+
+@njit(nogil=True, cache=True)
+def _scatter_sum(vectors: Any, bounds: Any, targets: Any, weights: Any, out: Any) -> None:
+    for i in range(len(vectors)):
+        for e in range(bounds[i], bounds[i + 1]):
+            u, w = targets[e], weights[e]
+            for k in range(vectors.shape[1]):
+                out[u, k] += w * vectors[i, k]
+
+
+@njit(nogil=True, cache=True)
+def _scatter_maximum(vectors: Any, bounds: Any, targets: Any, out: Any, touched: Any) -> None:
+    for i in range(len(vectors)):
+        for e in range(bounds[i], bounds[i + 1]):
+            u = targets[e]
+            for k in range(vectors.shape[1]):
+                if not touched[u] or vectors[i, k] > out[u, k]:
+                    out[u, k] = vectors[i, k]
+            touched[u] = True

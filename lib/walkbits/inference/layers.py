@@ -2,8 +2,10 @@
 
 For each layer the source nodes are projected once and land in one matrix file, which every
 host maps; the target nodes then stream past it with their neighborhoods, pool, combine and
-leave as rows of the next layer. Nothing is shuffled, and nothing that grows with the graph
-reaches the driver. The engine reads declarations only: it knows no architecture.
+leave as rows of the next layer. Nothing is shuffled, unless the matrix exceeds the host's
+budget: then the most referenced rows are mapped, and the others are shuffled once to each
+block of targets that references them. Nothing that grows with the graph reaches the driver's
+memory. The engine reads declarations only: it knows no architecture.
 
 A task computes in blocks of one fixed height, the last one padded, so the bits of a row
 depend neither on the rows beside it nor on partitions and batches.
@@ -11,7 +13,7 @@ depend neither on the rows beside it nor on partitions and batches.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
@@ -26,18 +28,29 @@ from walkbits import config
 from walkbits.config import Relation
 from walkbits.errors import InputError
 from walkbits.inference.arithmetic import F32
+from walkbits.inference.plan import UpdatePlan, plan_updates
 from walkbits.inference.proof import ModelRows
+from walkbits.inference.references import (
+    CountReferences,
+    LandReferences,
+    References,
+    block_of,
+    rank,
+    words_of,
+)
 from walkbits.inference.rows import MatrixWriter, create_matrix
 from walkbits.inference.tasks import (
     Convolve,
+    ConvolveBlock,
     Embed,
     Finish,
     Land,
-    LandCounts,
     Landed,
+    Projection,
     ReadMatrix,
+    Send,
 )
-from walkbits.models.card import Dense, LoadedModel, Network, NodeType, Update
+from walkbits.models.card import LoadedModel, Network, NodeType, Update
 from walkbits.schemas import EMBEDDINGS, REPRESENTATIONS
 
 Commit = Callable[[DataFrame, int], DataFrame]
@@ -82,7 +95,7 @@ def infer(
         num_nodes: Nodes of each type.
         neighborhoods: Gives (node INT, neighbors ARRAY<INT>, visits ARRAY<INT>) of a relation,
             each target node once.
-        inference: Block size.
+        inference: Block size, byte budget and message type.
         folder: Empty scratch space on storage that all hosts see: tasks write rows to its
             files and map them in place. To be removed after `embeddings` is written.
         commit: Writes one inner layer and gives it back as re-read.
@@ -92,7 +105,7 @@ def infer(
             of another width than the card's.
     """
     network = model.card.network
-    engine = _Engine(spark, model, num_nodes, neighborhoods, inference.block_size, folder)
+    engine = _Engine(spark, model, num_nodes, neighborhoods, inference, folder)
     for node_type, one in network.inputs.items():
         if one.source == "ids":
             engine.start_from_ids(node_type, model.weights[f"inputs.{node_type}"])
@@ -120,14 +133,14 @@ def model_rows_of(network: Network, num_nodes: Mapping[NodeType, int]) -> dict[s
     for number, updates in enumerate(network.layers, start=1):
         for update in updates:
             if not update.project.identity:
-                rows[_land_label(number, update.source)] = num_nodes[update.source]
+                rows[_land_label(number, update)] = num_nodes[update.source]
             rows[_update_label(number, update.target)] = num_nodes[update.target]
     last = {update.target for update in network.layers[-1]} if network.layers else set()
     return rows | {_embed_label(one): num_nodes[one] for one in network.outputs if one not in last}
 
 
-def _land_label(number: int, source: NodeType) -> str:
-    return f"layer {number}: project {source}"
+def _land_label(number: int, update: Update) -> str:
+    return f"layer {number}: project {update.relation}"
 
 
 def _update_label(number: int, target: NodeType) -> str:
@@ -142,7 +155,7 @@ class _Engine:
     """The driver's side: each node type's newest rows, and the matrices that hosts have mapped.
 
     Matrices are named `<node type>.<layer>` (representations), `<relation>.<layer>` (what an
-    update pools) and `<relation>.references`.
+    update pools), `<relation>.<layer>.slots` and `<relation>.references`.
     """
 
     def __init__(
@@ -151,11 +164,14 @@ class _Engine:
         model: LoadedModel,
         num_nodes: Mapping[NodeType, int],
         neighborhoods: Callable[[Relation], DataFrame],
-        block_size: int,
+        inference: config.Inference,
         folder: Path,
     ) -> None:
         self._spark, self._num_nodes, self._neighborhoods = spark, num_nodes, neighborhoods
-        self._network, self._block_size, self._folder = model.card.network, block_size, folder
+        self._network, self._block_size, self._folder = model.card.network, inference.block_size, folder
+        self._dtype = {"fp32": "<f4", "fp16": "<f2"}[inference.message_dtype]
+        plans = plan_updates(self._network, num_nodes, inference, spark.sparkContext.defaultParallelism)
+        self._plans = {(plan.layer, plan.update.relation): plan for plan in plans}
         self.model_rows = ModelRows(spark, model_rows_of(self._network, num_nodes))
         # Id tensors grow with the graph: they are mapped, never broadcast.
         small = {name: array for name, array in model.weights.items() if not name.startswith("inputs.")}
@@ -164,6 +180,7 @@ class _Engine:
         self._newest: dict[NodeType, DataFrame] = {}
         self._version = dict.fromkeys(num_nodes, 0)
         self._mapped: dict[str, Path] = {}
+        self._projections: dict[tuple[int, Relation], Projection] = {}
         folder.mkdir(parents=True, exist_ok=True)
 
     def start_from(self, node_type: NodeType, features: DataFrame) -> None:
@@ -185,36 +202,77 @@ class _Engine:
     def land(self, number: int) -> None:
         """Write and map what the updates of a layer read."""
         updates = self._network.layers[number - 1]
+        for update in updates:
+            if update.degree_normalised or not self._plan(number, update).whole:
+                self._land_references(number, update)
         own = {update.target for update in updates if update.combine != "pooled"}
-        own |= {update.source for update in updates if update.project.identity}
+        own |= {update.source for update in updates if self._pools_own(number, update)}
         own |= {one for one, output in self._network.outputs.items() if output.layers == "mean"}
         for node_type in sorted(own | {update.source for update in updates}):
-            projected = {
-                f"{update.relation}.{number}": update.project
+            projections = [
+                self._projection(number, update)
                 for update in updates
-                if update.source == node_type and not update.project.identity
-            }
+                if update.source == node_type and not self._pools_own(number, update)
+            ]
             name = f"{node_type}.{self._version[node_type]}"
-            self._land(number, node_type, name if node_type in own else None, projected)
-        for update in updates:
-            if update.degree_normalised:
-                self._land_references(update)
+            self._land(number, node_type, name if node_type in own else None, projections)
 
     def update(self, number: int, update: Update) -> DataFrame:
         """Rows of one node type after a layer; its embeddings after the last layer."""
         last = number == len(self._network.layers)
+        relation, plan = update.relation, self._plan(number, update)
         source = f"{update.source}.{self._version[update.source]}"
         own = f"{update.target}.{self._version[update.target]}"
-        task = Convolve(
-            **self._common(_update_label(number, update.target)),
-            update=update,
-            pooled=self._mapped[source if update.project.identity else f"{update.relation}.{number}"],
-            own=None if update.combine == "pooled" else self._mapped[own],
-            references=self._mapped[f"{update.relation}.references"] if update.degree_normalised else None,
-            finish=self._finish(update.target) if last else None,
-        )
-        rows = self._neighborhoods(update.relation).select("node", "neighbors", "visits")
+        convolve: dict[str, Any] = {
+            **self._common(),
+            "label": _update_label(number, update.target),
+            "update": update,
+            "pooled": self._mapped[source if self._pools_own(number, update) else f"{relation}.{number}"],
+            "own": None if update.combine == "pooled" else self._mapped[own],
+            "references": self._mapped[f"{relation}.references"] if update.degree_normalised else None,
+            "sources": self._num_nodes[update.source],
+            "finish": self._finish(update.target) if last else None,
+        }
+        rows = self._neighborhoods(relation).select("node", "neighbors", "visits")
+        task = Convolve(**convolve)
+        if not plan.whole:
+            slots = self._mapped[f"{relation}.{number}.slots"]
+            task = ConvolveBlock(**convolve, slots=slots, width=plan.width, dtype=self._dtype)
+            rows = self._blocks(number, plan, rows)
         return rows.mapInArrow(task.run, _EMBEDDING_ROWS if last else _LAYER_ROWS)
+
+    def _blocks(self, number: int, plan: UpdatePlan, rows: DataFrame) -> DataFrame:
+        """One partition per destination block: its targets, then the cold sources they reference."""
+        update = plan.update
+        projection = self._projections[number, update.relation]
+        assert projection.slots is not None
+        send = Send(
+            **self._common(),
+            width=self._widths[number - 1][update.source],
+            projection=projection,
+            slots=projection.slots,
+            references=self._mapped[f"{update.relation}.references"],
+            dtype=self._dtype,
+        )
+        absent = F.lit(None).cast("array<int>")
+        sent = self._newest[update.source].mapInArrow(send.run, Send.schema)
+        messages = sent.select(
+            F.explode("blocks").alias("block"), F.lit(True).alias("message"), "node", "vector",
+            absent.alias("neighbors"), absent.alias("visits"),
+        )  # fmt: skip
+        targets = rows.select(
+            block_of("node", plan.num_blocks, plan.targets).alias("block"), F.lit(False).alias("message"),
+            "node", F.lit(None).cast("binary").alias("vector"), "neighbors", "visits",
+        )  # fmt: skip
+        both = targets.unionAll(messages).repartitionById(plan.num_blocks, "block").drop("block")
+        return both.sortWithinPartitions("message", "node")
+
+    def _plan(self, number: int, update: Update) -> UpdatePlan:
+        return self._plans[number, update.relation]
+
+    def _pools_own(self, number: int, update: Update) -> bool:
+        """Whether representations are pooled as they are, from the one matrix of them all."""
+        return update.project.identity and self._plan(number, update).whole
 
     def advance(self, number: int, committed: DataFrame) -> None:
         """The committed rows are the newest ones; drop the matrices that no later layer reads."""
@@ -223,6 +281,7 @@ class _Engine:
             rows = committed.where(F.col("node_type") == target)
             self._newest[target] = rows.select("node", F.col("representation").alias("vector"))
             self._drop(f"{update.relation}.{number}")
+            self._drop(f"{update.relation}.{number}.slots")
             output = self._network.outputs.get(target)
             if output is None or output.layers != "mean":
                 self._drop(f"{target}.{self._version[target]}")
@@ -231,7 +290,8 @@ class _Engine:
     def embed(self, node_type: NodeType) -> DataFrame:
         """Embeddings of a node type that the last layer does not update."""
         task = Embed(
-            **self._common(_embed_label(node_type)),
+            **self._common(),
+            label=_embed_label(node_type),
             node_type=node_type,
             width=self._widths[-1][node_type],
             finish=self._finish(node_type),
@@ -243,50 +303,62 @@ class _Engine:
         versions = [0, *self._network.updated(node_type)][:-1] if output.layers == "mean" else []
         return Finish(output, tuple(self._mapped[f"{node_type}.{version}"] for version in versions))
 
+    def _projection(self, number: int, update: Update) -> Projection:
+        """New files for what an update pools."""
+        plan, name = self._plan(number, update), f"{update.relation}.{number}"
+        slots = None
+        if not plan.whole:
+            references = References(self._mapped[f"{update.relation}.references"], plan.sources)
+            slots = self._mapped[f"{name}.slots"] = self._folder / f"{name}.slots.npy"
+            rank(references, plan.sources, plan.cached_rows, slots)
+        label = None if update.project.identity else _land_label(number, update)
+        matrix = self._create(name, plan.cached_rows, plan.width)
+        self._projections[number, update.relation] = Projection(label, update.project, slots, matrix)
+        return self._projections[number, update.relation]
+
     def _land(
-        self, number: int, node_type: NodeType, own: str | None, projected: Mapping[str, Dense]
+        self, number: int, node_type: NodeType, own: str | None, projections: Sequence[Projection]
     ) -> None:
         if own in self._mapped:
             own = None
-        if own is None and not projected:
+        if own is None and not projections:
             return
         nodes, width = self._num_nodes[node_type], self._widths[number - 1][node_type]
         task = Land(
-            **self._common(_land_label(number, node_type)),
+            **self._common(),
             width=width,
             own=self._create(own, nodes, width) if own else None,
-            projected=tuple(
-                (self._create(name, nodes, dense.linear.size if dense.linear else width), dense)
-                for name, dense in projected.items()
-            ),
+            projections=tuple(projections),
         )
         landed = self._newest[node_type].mapInArrow(task.run, Landed.schema)
         Landed.check([Landed(**row.asDict()) for row in landed.collect()], node_type, nodes)
 
-    def _land_references(self, update: Update) -> None:
+    def _land_references(self, number: int, update: Update) -> None:
         name = f"{update.relation}.references"
         if name in self._mapped:
             return
-        task = LandCounts(self._create(name, self._num_nodes[update.source], 1))
+        plan = self._plan(number, update)
+        count = CountReferences(plan.num_blocks, plan.targets)
+        path = self._create(name, plan.sources * words_of(plan.num_blocks), 2, "<i4")
         counts = (
             self._neighborhoods(update.relation)
-            .select(F.explode("neighbors").alias("node"))
-            .groupBy("node")
-            .agg(F.count(F.lit(1)).alias("count"))
+            .select("node", "neighbors")
+            .mapInArrow(count.run, CountReferences.schema)
+            .groupBy("place")
+            .agg(F.sum("references").cast("int"), F.bit_or("blocks"))
         )
-        counts.mapInArrow(task.run, "rows bigint").collect()
+        counts.mapInArrow(LandReferences(path).run, "rows bigint").collect()
 
-    def _common(self, label: str) -> dict[str, Any]:
+    def _common(self) -> dict[str, Any]:
         return {
             "weights": self._weights,
             "block_size": self._block_size,
             "model_rows": self.model_rows,
-            "label": label,
         }
 
-    def _create(self, name: str, rows: int, width: int) -> Path:
+    def _create(self, name: str, rows: int, width: int, dtype: str = "<f4") -> Path:
         path = self._folder / f"{name}.npy"
-        create_matrix(path, rows, width)
+        create_matrix(path, rows, width, dtype)
         self._mapped[name] = path
         return path
 

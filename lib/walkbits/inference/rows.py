@@ -17,26 +17,28 @@ I32 = NDArray[np.int32]
 I64 = NDArray[np.int64]
 
 
-def read_vectors(column: Any, width: int) -> F32:
-    """A BINARY column of little-endian fp32 vectors as one array, without a copy.
+def read_vectors(column: Any, width: int, dtype: str = "<f4") -> F32:
+    """A BINARY column of little-endian vectors, fp32 unless `dtype` says "<f2".
 
     Returns:
-        fp32 [rows, width], read-only.
+        fp32 [rows, width]; of fp32 vectors without a copy and read-only.
 
     Raises:
         InputError: a vector of another width.
     """
     offsets = _binary_offsets(column)
     sizes = np.diff(offsets)
-    if (sizes != 4 * width).any():
-        wrong = int(sizes[sizes != 4 * width][0])
+    size = np.dtype(dtype).itemsize * width
+    if (sizes != size).any():
+        wrong = int(sizes[sizes != size][0])
         raise InputError(
-            f"vectors must hold {width} fp32 values ({4 * width} bytes), got one of {wrong} bytes; "
-            "infer with the features that the model was trained on"
+            f"vectors must hold {width} fp{8 * size // width} values ({size} bytes), "
+            f"got one of {wrong} bytes; infer with the features that the model was trained on"
         )
     if not len(column):
         return np.empty((0, width), np.float32)
-    return np.frombuffer(column.buffers()[2], "<f4", len(column) * width, int(offsets[0])).reshape(-1, width)
+    flat = np.frombuffer(column.buffers()[2], dtype, len(column) * width, int(offsets[0]))
+    return flat.reshape(-1, width).astype(np.float32, copy=False)
 
 
 def _binary_offsets(column: Any) -> I64:
@@ -53,10 +55,10 @@ def read_lists(column: Any) -> tuple[I64, I32]:
     return offsets - offsets[0], np.asarray(column.values)[offsets[0] : offsets[-1]]
 
 
-def binary_array(rows: F32) -> pa.Array:
-    """fp32 [n, width] as BINARY rows, little-endian, on the same memory."""
-    flat = np.ascontiguousarray(rows, "<f4")
-    offsets = np.arange(len(flat) + 1, dtype=np.int32) * (4 * flat.shape[1])
+def binary_array(rows: F32, dtype: str = "<f4") -> pa.Array:
+    """fp32 [n, width] as BINARY rows, little-endian; as fp32 on the same memory."""
+    flat = np.ascontiguousarray(rows, dtype)
+    offsets = np.arange(len(flat) + 1, dtype=np.int32) * (flat.itemsize * flat.shape[1])
     return pa.Array.from_buffers(pa.binary(), len(flat), [None, pa.py_buffer(offsets), pa.py_buffer(flat)])
 
 
@@ -99,8 +101,8 @@ class MatrixWriter:
     def __exit__(self, *_: object) -> None:
         os.close(self._file)
 
-    def write(self, nodes: I32, rows: F32 | I32) -> None:
-        """Put `rows` [n, width] of the file's type at positions `nodes` int32 [n].
+    def write(self, nodes: I32 | I64, rows: F32 | I32) -> None:
+        """Put `rows` [n, width] of the file's type at positions `nodes` [n].
 
         Raises:
             InputError: a position outside the matrix.

@@ -7,6 +7,7 @@ the subject packages (graph, models, inference, index).
 from __future__ import annotations
 
 import logging
+import sys
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -21,9 +22,11 @@ from walkbits.stages import (
     train_model,
 )
 from walkbits.stages import evaluate as evaluation
-from walkbits.stages.publish_run import publish
+from walkbits.stages.audit_run import audit_committed
+from walkbits.stages.maintain_tables import maintain
+from walkbits.stages.publish_run import publish, roll_back
 from walkbits.storage.publish import check_forward, read_pointer
-from walkbits.storage.runs import Run, find_run, newest_attempt, record_state
+from walkbits.storage.runs import Run, find_run, is_labelled, newest_attempt, newest_state, record_state
 from walkbits.storage.tables import Store
 
 LOG = logging.getLogger("walkbits")
@@ -48,12 +51,14 @@ def open_day(job: Job) -> Context:
     ds = job.args.ds or datetime.now(UTC).date()
     inputs = ingest_graph.read_inputs(job.spark, job.config, ds)
     fingerprint = inputs.fingerprint(job.config)
-    attempt = newest_attempt(job.store, ds, fingerprint)
-    if not attempt or job.args.new_attempt:
+    run, label = Run(ds, fingerprint, newest_attempt(job.store, ds, fingerprint)), job.args.label
+    if not run.attempt or (job.args.new_attempt and not is_labelled(job.store, run, label)):
         ingest_graph.check_inputs(inputs, job.config)
-        attempt += 1
-        record_state(job.store, Run(ds, fingerprint, attempt), job.config, "created")
-    context = Context(job.store, job.config, Run(ds, fingerprint, attempt))
+        run = replace(run, attempt=run.attempt + 1)
+        record_state(job.store, run, job.config, "created", label=label)
+    elif label is not None and not is_labelled(job.store, run, label):
+        record_state(job.store, run, job.config, newest_state(job.store, run.run_id), label=label)
+    context = Context(job.store, job.config, run)
     LOG.info("run=%s ds=%s root=%s", context.run_id, ds, job.config.root)
     return context
 
@@ -77,16 +82,36 @@ def ingest(job: Job) -> None:
         execute(context, ingest_graph.STAGE)
 
 
+def existing(job: Job) -> Context:
+    """The run that the flags name."""
+    run = find_run(job.store, job.args.run_id, job.args.ds, job.args.label)
+    return Context(job.store, job.config, run)
+
+
 def run_stage(job: Job, name: str) -> None:
-    """One stage of an existing run."""
-    run = find_run(job.store, job.args.run_id, job.args.ds)
-    execute(Context(job.store, job.config, run), STAGES[name])
+    """One stage of an existing run, or with --explain its plan on standard output."""
+    context, stage = existing(job), STAGES[name]
+    if stage.explain and getattr(job.args, "explain", False):
+        sys.stdout.write(stage.explain(context) + "\n")
+    else:
+        execute(context, stage)
+
+
+def train(job: Job) -> None:
+    """Train, or take over the published model where the config allows it and --retrain does not forbid it."""
+    execute(existing(job), train_model.ANEW if job.args.retrain else train_model.STAGE)
+
+
+def audit_run(job: Job) -> None:
+    """Audit an existing run, without publishing it."""
+    context = existing(job)
+    if not is_live(context):
+        audit_committed(context, read_pointer(job.store, job.config.channel))
 
 
 def publish_run(job: Job) -> None:
-    """Audit and publish an existing run."""
-    run = find_run(job.store, job.args.run_id, job.args.ds)
-    publish(Context(job.store, job.config, run), job.args.allow_rollback)
+    """Audit, where that is still to be done, and publish an existing run."""
+    publish(existing(job), job.args.allow_rollback)
 
 
 def run_daily(job: Job) -> None:
@@ -99,6 +124,16 @@ def run_daily(job: Job) -> None:
     for stage in DAILY:
         execute(context, stage)
     publish(context, job.args.allow_rollback)
+
+
+def rollback_run(job: Job) -> None:
+    """Point the channel back at a run that was published before."""
+    roll_back(job.store, job.config, job.args.run_id)
+
+
+def maintain_tables(job: Job) -> None:
+    """Drop what no reader can need any more, and compact what grew."""
+    maintain(job.store, job.config)
 
 
 def evaluate(job: Job) -> str:

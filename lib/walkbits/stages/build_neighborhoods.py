@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 from pyspark.sql import functions as F
 
 from walkbits.config import Relation
 from walkbits.graph.csr import BipartiteCsr, write_csr
-from walkbits.graph.neighborhoods import build_neighborhoods
+from walkbits.graph.neighborhoods import build_neighborhoods, weigh_by_context
 from walkbits.graph.pagerank import fidelity, sample_nodes
+from walkbits.graph.plan import plan_walks
+from walkbits.graph.sharded import sharded_neighborhoods
 from walkbits.graph.walks import neighborhoods_of
 from walkbits.models import relations_of
 from walkbits.models.card import NodeType
 from walkbits.pipeline import Context, Stage
 from walkbits.schemas import CONTEXT, EDGES, ITEM, NEIGHBORHOODS, NODES
-from walkbits.storage.artifacts import distribute
+from walkbits.storage.artifacts import HostFolder, distribute
 from walkbits.storage.tables import Written
 
 GRAPH = "graph"
@@ -28,16 +32,42 @@ def run(context: Context) -> list[Written]:
     nodes, edges = store.read(NODES, run_id=run_id), store.read(EDGES, run_id=run_id)
     counts = num_nodes(context)
     folder = context.artifacts(GRAPH)
-    write_csr(edges, nodes, counts[ITEM], counts[CONTEXT], folder, config.ingest.weighted)
-    written = [context.artifact_written(GRAPH, edges.count())]
+    gamma = config.walks.context_weight_exponent
+    walked = weigh_by_context(edges, gamma, config.ingest.weighted) if gamma else edges
+    weighted = config.ingest.weighted or bool(gamma)
+    write_csr(walked, nodes, counts[ITEM], counts[CONTEXT], folder, weighted)
+    num_edges = edges.count()
+    written = [context.artifact_written(GRAPH, num_edges)]
     graph = distribute(context.spark, folder)
     figures: dict[str, tuple[float, str]] = {}
     for relation in relations_of(config.model):
-        frame = build_neighborhoods(context.spark, graph, relation, config.walks, config.seed)
-        written.append(store.write(NEIGHBORHOODS, frame, run_id, relation=relation))
+        plan = plan_walks(counts[ITEM], counts[CONTEXT], num_edges, weighted, relation, config.walks)
+        scratch = context.artifacts("walkers")
+        if plan.name == "replicated":
+            frame = build_neighborhoods(context.spark, graph, relation, config.walks, config.seed)
+        else:
+            frame = sharded_neighborhoods(
+                context.spark, HostFolder(str(folder), shipped=False), relation, config.walks, config.seed,
+                str(scratch), max(plan.num_shards, context.spark.sparkContext.defaultParallelism),
+            )  # fmt: skip
+        try:
+            written.append(store.write(NEIGHBORHOODS, frame, run_id, relation=relation))
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
         measured = _fidelity(BipartiteCsr.open(folder), relation, context)
         figures |= {f"{name}[{relation}]": (value, "ratio") for name, value in measured.items()}
     return [*written, context.metrics(STAGE.name, figures)]
+
+
+def explain(context: Context) -> str:
+    """The plan of every relation of the run's graph, before anything is built."""
+    config = context.config
+    counts, edges = num_nodes(context), context.store.read(EDGES, run_id=context.run_id).count()
+    weighted = config.ingest.weighted or bool(config.walks.context_weight_exponent)
+    return "\n".join(
+        plan_walks(counts[ITEM], counts[CONTEXT], edges, weighted, relation, config.walks).explain()
+        for relation in relations_of(config.model)
+    )
 
 
 def num_nodes(context: Context) -> dict[NodeType, int]:
@@ -61,4 +91,5 @@ STAGE = Stage(
     after=("ingest_graph",),
     settings=lambda config: (config.walks, str(config.ingest.weighted), str(relations_of(config.model))),
     run=run,
+    explain=explain,
 )

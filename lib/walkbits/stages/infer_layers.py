@@ -11,6 +11,7 @@ from pyspark.sql import functions as F
 from walkbits.errors import ModelError
 from walkbits.graph.features import feature_schema_hash
 from walkbits.inference.layers import infer
+from walkbits.inference.plan import explained, plan_updates
 from walkbits.models.card import LoadedModel, load_model
 from walkbits.pipeline import Context, Stage
 from walkbits.schemas import CONTEXT, EMBEDDINGS, FEATURES, ITEM, NEIGHBORHOODS, NODES, REPRESENTATIONS
@@ -54,6 +55,18 @@ def run(context: Context) -> list[Written]:
     return [*written, context.metrics(STAGE.name, rows)]
 
 
+def explain(context: Context) -> str:
+    """What `run` would map and shuffle, as text; only the run's neighborhoods are read, to count them."""
+    network = load_run_model(context).card.network
+    relations = {update.relation for updates in network.layers for update in updates}
+    rows = context.store.read(NEIGHBORHOODS, run_id=context.run_id).where(F.col("relation").isin(*relations))
+    counted = rows.groupBy("relation").agg(F.sum(F.size("neighbors"))).collect() if relations else []
+    references = dict.fromkeys(relations, 0) | {row[0]: int(row[1]) for row in counted}
+    parallelism = context.spark.sparkContext.defaultParallelism
+    plans = plan_updates(network, num_nodes(context), context.config.inference, parallelism)
+    return explained(plans, references, parallelism)
+
+
 def load_run_model(context: Context) -> LoadedModel:
     """The run's own model.
 
@@ -90,4 +103,5 @@ STAGE = Stage(
     after=("ingest_graph", "build_neighborhoods", "train_model"),
     settings=lambda config: (config.inference,),
     run=run,
+    explain=explain,
 )

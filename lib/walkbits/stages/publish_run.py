@@ -1,23 +1,26 @@
-"""Stage `publish_run`: audit what was committed, then make it visible in one commit."""
+"""Step `publish_run`: make an audited run visible in one commit, or an earlier one again."""
 
 from __future__ import annotations
 
 import logging
 import time
 
+from walkbits.config import Config
 from walkbits.errors import AuditError, InputError
 from walkbits.models.card import load_model
 from walkbits.pipeline import Context
 from walkbits.schemas import PUBLICATIONS, PUBLISHED
+from walkbits.stages.audit_run import audit_committed
 from walkbits.stages.train_model import MODEL
-from walkbits.storage.audit import audit
-from walkbits.storage.publish import check_forward, flip, read_pointer
-from walkbits.storage.runs import log_stage, logged_stages, record_state
-from walkbits.storage.tables import Written
+from walkbits.storage.audit import changed
+from walkbits.storage.publish import check_forward, flip, published_before, read_pointer
+from walkbits.storage.runs import find_run, log_stage, logged_stages, record_state
+from walkbits.storage.tables import Store, Written
 
 LOG = logging.getLogger("walkbits")
 
 NAME = "publish_run"
+PREVIOUS = "previous"
 
 
 def publish(context: Context, allow_rollback: bool = False) -> bool:
@@ -38,20 +41,7 @@ def publish(context: Context, allow_rollback: bool = False) -> bool:
         LOG.info("stage=%s run=%s state=kept channel=%s seq=%d", NAME, run.run_id, channel, pointer.seq)
         return False
     check_forward(pointer, run, channel, allow_rollback)
-    outputs = [output for logged in logged_stages(store, run.run_id).values() for output in logged.outputs]
-    published = [o for o in outputs if o.output in {table.name for table in PUBLISHED}]
-    missing = {table.name for table in PUBLISHED} - {o.output for o in published}
-    if missing:
-        raise InputError(
-            f"{NAME}: tables {sorted(missing)} must be finished for run {run.run_id}; "
-            "run the stages before it"
-        )
-    try:
-        audit(store, context.config, run.run_id, published, pointer.run_id if pointer else None)
-    except AuditError as error:
-        record_state(store, run, context.config, "failed", str(error))
-        raise
-    record_state(store, run, context.config, "audited")
+    published = audit_committed(context, pointer)
     version = load_model(context.artifacts(MODEL)).card.model_version
     seq = flip(store, channel, run, pointer, version, published, allow_rollback)
     record_state(store, run, context.config, "published")
@@ -62,3 +52,42 @@ def publish(context: Context, allow_rollback: bool = False) -> bool:
         NAME, run.run_id, channel, seq, rows, seconds,
     )  # fmt: skip
     return True
+
+
+def roll_back(store: Store, config: Config, run_id: str = PREVIOUS) -> int:
+    """Point the channel at a run it showed before; its tables must still be there, unchanged.
+
+    Args:
+        run_id: `previous` is the run that was visible before the present one.
+
+    Returns:
+        The new publication's seq.
+
+    Raises:
+        InputError: the channel never showed that run, or shows it now.
+        AuditError: the run's tables are gone or damaged.
+    """
+    channel = config.channel
+    pointer = read_pointer(store, channel)
+    wanted = run_id if run_id != PREVIOUS else pointer.prev_run_id if pointer else None
+    target = None if wanted is None else published_before(store, channel, wanted)
+    if pointer is None or target is None or target.run_id == pointer.run_id:
+        raise InputError(
+            f"rollback: --run-id must be an earlier publication of channel '{channel}', got "
+            f"{wanted or 'none'} while {pointer.run_id if pointer else 'nothing'} is shown; "
+            "`python -m walkbits.runs` lists them"
+        )
+    run = find_run(store, target.run_id)
+    names = {table.name for table in PUBLISHED}
+    logged = logged_stages(store, run.run_id).values()
+    outputs = [o for one in logged for o in one.outputs if o.output in names]
+    broken = [*changed(store, run.run_id, outputs)]
+    if broken:
+        raise AuditError(f"run {run.run_id}: {'; '.join(broken)}; the channel still shows {pointer.run_id}")
+    seq = flip(store, channel, run, pointer, target.model_version, outputs, allow_rollback=True)
+    record_state(store, run, config, "published")
+    LOG.info(
+        "stage=rollback_run run=%s state=done channel=%s seq=%d from=%s",
+        run.run_id, channel, seq, pointer.run_id,
+    )  # fmt: skip
+    return seq

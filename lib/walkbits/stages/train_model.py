@@ -1,22 +1,31 @@
-"""Stage `train_model`: a sampled subgraph as mapped arrays, a trained model as a folder."""
+"""Stage `train_model`: a sampled subgraph as mapped arrays, a trained model as a folder.
+
+With `retrain.every_days` above 1 a day takes over the published model, until it is that old or
+the embeddings have drifted; runs then depend on what was published before them.
+"""
 
 from __future__ import annotations
 
 import logging
 import shutil
+from dataclasses import replace
+from datetime import UTC, datetime
 
 import numpy as np
+from pyspark.sql import functions as F
 
 from walkbits.config import config_hash
+from walkbits.errors import ModelError
 from walkbits.graph.features import feature_schema_hash, feature_width
 from walkbits.models import relations_of
 from walkbits.models.arrays import read_training_arrays, write_training_arrays
-from walkbits.models.card import save_model
+from walkbits.models.card import Card, load_model, save_model
 from walkbits.models.sampling import training_pairs
 from walkbits.models.training import train
 from walkbits.pipeline import Context, Stage
-from walkbits.schemas import EDGES, FEATURES, ITEM, NEIGHBORHOODS
+from walkbits.schemas import EDGES, FEATURES, ITEM, LIVE, NEIGHBORHOODS, PUBLICATIONS
 from walkbits.stages.build_neighborhoods import num_nodes
+from walkbits.storage.runs import metric
 from walkbits.storage.tables import Written
 
 LOG = logging.getLogger("walkbits")
@@ -25,6 +34,57 @@ MODEL = "model"
 
 
 def run(context: Context) -> list[Written]:
+    """The published model where it may serve another day, else a new one."""
+    donor = reusable(context)
+    return train_anew(context) if donor is None else take_over(context, donor)
+
+
+def reusable(context: Context) -> str | None:
+    """The run whose model `live` shows, if `config.retrain` lets this run use it.
+
+    It must be younger than `every_days`, made by the same settings for the same features, and the
+    last publication must not have drifted below `below_cosine`.
+    """
+    config, store, run = context.config, context.store, context.run
+    live = store.read(PUBLICATIONS).where((F.col("channel") == LIVE) & (F.col("ds") <= F.lit(run.ds)))
+    published = live.orderBy(F.desc("seq")).first()
+    if config.retrain.every_days == 1 or published is None or published["run_id"] == run.run_id:
+        return None
+    try:
+        card = load_model(context.artifacts(MODEL, published["run_id"])).card
+    except ModelError as error:
+        LOG.info("stage=%s run=%s training: %s", STAGE.name, run.run_id, error)
+        return None
+    age = (run.ds - datetime.strptime(card.data_run[:8], "%Y%m%d").replace(tzinfo=UTC).date()).days
+    same = (card.feature_schema, card.config_hash) == (
+        feature_schema_hash(config.features, config.items),
+        config_hash(config.model, config.training, config.seed),
+    )
+    cosine = metric(store, published["run_id"], "audit_run", "cosine[item]")
+    drifted = cosine is not None and cosine < config.retrain.below_cosine
+    LOG.info(
+        "stage=%s run=%s published=%s model_age_days=%d same_settings=%s cosine=%s",
+        STAGE.name, run.run_id, published["run_id"], age, same, cosine,
+    )  # fmt: skip
+    return published["run_id"] if same and not drifted and age < config.retrain.every_days else None
+
+
+def take_over(context: Context, donor: str) -> list[Written]:
+    """Copy a run's model to this run."""
+    folder = context.artifacts(MODEL)
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(context.artifacts(MODEL, donor), folder)
+    card = load_model(folder).card
+    written = context.artifact_written(MODEL, num_parameters(card))
+    return [written, context.metrics(STAGE.name, {"reused": (1.0, "bool")})]
+
+
+def num_parameters(card: Card) -> int:
+    """Numbers that the network's weights hold."""
+    return sum(int(np.prod(shape)) for shape in card.network.tensors().values())
+
+
+def train_anew(context: Context) -> list[Written]:
     """Train on the run's own graph and save weights and card."""
     config, store, run_id = context.config, context.store, context.run_id
     (relation,) = relations_of(config.model)
@@ -53,9 +113,8 @@ def run(context: Context) -> list[Written]:
         data_run=run_id,
         metrics=trained.metrics,
     )  # fmt: skip
-    parameters = sum(int(np.prod(shape)) for shape in card.network.tensors().values())
     figures = {name: (value, "") for name, value in trained.metrics.items()}
-    return [context.artifact_written(MODEL, parameters), context.metrics(STAGE.name, figures)]
+    return [context.artifact_written(MODEL, num_parameters(card)), context.metrics(STAGE.name, figures)]
 
 
 STAGE = Stage(
@@ -64,3 +123,6 @@ STAGE = Stage(
     settings=lambda config: (config.model, config.training),
     run=run,
 )
+
+ANEW = replace(STAGE, run=train_anew)
+"""The same stage for those who want a new model whatever the config says."""

@@ -11,36 +11,133 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from walkbits.config import Audit, Config
-from walkbits.errors import AuditError
 from walkbits.index.buckets import buckets_from_codes
 from walkbits.index.codes import codes_from_embeddings
 from walkbits.schemas import CODES, EMBEDDINGS, ITEM, LSH_BUCKETS, NODES, PUBLISHED, RELATED, Table
+from walkbits.storage.publish import Pointer
+from walkbits.storage.runs import metric
 from walkbits.storage.tables import Store, Written, fingerprint_columns, fingerprint_text
 
+Figures = dict[str, tuple[float, str]]
+"""Name -> (value, unit), as `run_metrics` holds them."""
 
-def audit(store: Store, config: Config, run_id: str, logged: list[Written], live_run_id: str | None) -> None:
+RECALL_SAMPLE = 500
+"""Items, about, whose related items are looked up through the buckets."""
+
+
+def audit(
+    store: Store, config: Config, run_id: str, logged: list[Written], model_version: str, live: Pointer | None
+) -> tuple[Figures, list[str]]:
     """Check a run's published tables against the log, against each other and against the live run.
 
     Args:
         logged: Outputs of the run's stages; those of published tables must re-read the same.
-        live_run_id: The run that readers see now, None before the first.
+        model_version: The run's model; only embeddings of one model can be compared.
+        live: What readers see now, None before the first publication.
 
-    Raises:
-        AuditError: names each broken rule.
+    Returns:
+        The figures that were measured, and one sentence per broken rule.
     """
     broken = [*_nodes(store, run_id), *_embeddings(store, run_id, config.audit)]
     # Codes of embeddings that are broken in themselves prove nothing.
     broken += [] if broken else _derived(store, config, run_id)
     broken += [
-        *_unchanged(store, run_id, logged),
+        *changed(store, run_id, logged),
         *_related(store, run_id, config.index.num_related),
-        *([] if live_run_id is None else _no_loss(store, run_id, live_run_id, config.audit)),
+        *([] if live is None else _no_loss(store, run_id, live.run_id, config.audit)),
     ]
-    if broken:
-        raise AuditError(f"run {run_id}: {'; '.join(broken)}; nothing was published")
+    figures = _recall(store, config, run_id)
+    if live is not None and live.model_version == model_version:
+        figures |= _drift(store, config, run_id, live.run_id)
+    before = None if live is None else metric(store, live.run_id, "audit_run", "bucket_recall")
+    return figures, [*broken, *gates(figures, before, config.audit)]
 
 
-def _unchanged(store: Store, run_id: str, logged: list[Written]) -> Iterator[str]:
+def gates(figures: Figures, recall_before: float | None, rules: Audit) -> Iterator[str]:
+    """The figures against their thresholds; NaN breaks every threshold.
+
+    Args:
+        recall_before: `bucket_recall` of the published run, None when there is none.
+    """
+    floors = {
+        "cosine[item]": ("min_cosine", rules.min_cosine),
+        "bucket_recall": ("min_recall", rules.min_recall),
+    }
+    for name, (rule, least) in floors.items():
+        if name in figures and not figures[name][0] >= least:
+            yield f"audit.{rule}: {name} must be at least {least:g}, got {figures[name][0]:.3f}"
+    flipped = figures.get("bits_flipped[item]")
+    if flipped is not None and not flipped[0] <= rules.max_bits_flipped:
+        yield (
+            f"audit.max_bits_flipped: bits_flipped[item] may be at most {rules.max_bits_flipped:g}, "
+            f"got {flipped[0]:.3f}"
+        )
+    recall = figures.get("bucket_recall")
+    if (
+        recall is not None
+        and recall_before is not None
+        and not recall[0] >= recall_before - rules.max_recall_drop
+    ):
+        yield (
+            f"audit.max_recall_drop: bucket_recall may fall by at most {rules.max_recall_drop:g}, "
+            f"got {recall[0]:.3f} after {recall_before:.3f}"
+        )
+
+
+def _recall(store: Store, config: Config, run_id: str) -> Figures:
+    """How many related items share enough buckets with their item, on a keyed sample of items."""
+    related = store.read(RELATED, run_id=run_id)
+    num_items = store.read(NODES, run_id=run_id, node_type=ITEM).count()
+    step = max(1, num_items // RECALL_SAMPLE)
+    pairs = related.where(F.pmod(F.xxhash64(F.lit(config.seed), "item_id"), F.lit(step)) == 0)
+    pairs = pairs.select("item_id", "related_id")
+    buckets = store.read(LSH_BUCKETS, run_id=run_id).select("band", "bucket", "external_id")
+    mine = buckets.select("band", F.col("bucket").alias("own"), F.col("external_id").alias("item_id"))
+    theirs = buckets.select("band", "bucket", F.col("external_id").alias("related_id"))
+    shared = F.count_if(F.col("own") == F.col("bucket"))
+    found = (
+        pairs.join(mine, "item_id", "inner").join(theirs, ["related_id", "band"], "inner")
+        .groupBy("item_id", "related_id").agg((shared >= config.index.lsh.min_bands).alias("found"))
+    )  # fmt: skip
+    row = found.agg(F.count(F.lit(1)).alias("pairs"), F.count_if("found").alias("found")).collect()[0]
+    return {"bucket_recall": (row["found"] / row["pairs"], "ratio")} if row["pairs"] else {}
+
+
+def _drift(store: Store, config: Config, run_id: str, live_run_id: str) -> Figures:
+    """Mean cosine and share of flipped bits of the nodes that both runs hold, per node type.
+
+    Zero vectors are left out: they have no direction.
+    """
+    key = ["node_type", "external_id"]
+
+    def of(run: str, suffix: str) -> DataFrame:
+        embeddings = store.read(EMBEDDINGS, run_id=run).select(*key, F.col("embedding").alias(f"x{suffix}"))
+        codes = store.read(CODES, run_id=run, code_bits=config.index.lsh_bits)
+        return embeddings.join(codes.select(*key, F.col("code").alias(f"c{suffix}")), key, "inner")
+
+    flips = F.expr("aggregate(zip_with(c1, c2, (a, b) -> bit_count(a ^ b)), 0, (s, v) -> s + v)")
+    both = of(run_id, "1").join(of(live_run_id, "2"), key, "inner")
+    same_width = F.size("x1") == F.size("x2")
+    rows = (
+        both.where(same_width).groupBy("node_type")
+        .agg(
+            F.avg(F.expr("vector_cosine_similarity(x1, x2)")).alias("cosine"),
+            F.avg(flips / config.index.lsh_bits).alias("flipped"),
+            F.count(F.lit(1)).alias("common"),
+        ).collect()
+    )  # fmt: skip
+    figures: Figures = {}
+    for row in rows:
+        kind = row["node_type"]
+        figures[f"common[{kind}]"] = (float(row["common"]), "rows")
+        if row["cosine"] is not None:
+            figures[f"cosine[{kind}]"] = (float(row["cosine"]), "ratio")
+        figures[f"bits_flipped[{kind}]"] = (float(row["flipped"]), "ratio")
+    return figures
+
+
+def changed(store: Store, run_id: str, logged: list[Written]) -> Iterator[str]:
+    """One sentence per published table that does not re-read as it was logged."""
     expected = {output.output: (output.rows, output.fingerprint) for output in logged}
     for table in PUBLISHED:
         found = store.fingerprint(table, run_id)

@@ -10,11 +10,12 @@ from __future__ import annotations
 import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import date
 from pathlib import Path
 
 from pyspark.errors import PySparkException
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from walkbits.config import config_hash
@@ -31,18 +32,26 @@ class Pointer:
     seq: int
     ds: date
     run_id: str
+    prev_run_id: str | None
     inputs_fingerprint: str
+    model_version: str
 
 
 def read_pointer(store: Store, channel: str) -> Pointer | None:
     """The channel's newest publication, None before the first."""
-    row = (
-        store.read(PUBLICATIONS)
-        .where(F.col("channel") == channel)
-        .orderBy(F.desc("seq"))
-        .select("seq", "ds", "run_id", "inputs_fingerprint")
-        .first()
+    return _newest(store.read(PUBLICATIONS).where(F.col("channel") == channel))
+
+
+def published_before(store: Store, channel: str, run_id: str) -> Pointer | None:
+    """The newest publication of a run in a channel, None when it was never shown there."""
+    return _newest(
+        store.read(PUBLICATIONS).where((F.col("channel") == channel) & (F.col("run_id") == run_id))
     )
+
+
+def _newest(publications: DataFrame) -> Pointer | None:
+    names = [field.name for field in fields(Pointer)]
+    row = publications.orderBy(F.desc("seq")).select(*names).first()
     return None if row is None else Pointer(*row)
 
 

@@ -12,7 +12,7 @@ from pyspark.sql import functions as F
 from walkbits import __version__
 from walkbits.config import Config, config_hash
 from walkbits.errors import InputError
-from walkbits.schemas import PUBLICATIONS, RUNS, STAGE_LOG
+from walkbits.schemas import PUBLICATIONS, RUN_METRICS, RUNS, STAGE_LOG
 from walkbits.storage.tables import Store, Written, utc_now
 
 RUN_ID_PATTERN = re.compile(r"^[0-9]{8}-[0-9a-f]{8}-a[0-9]{1,3}$")
@@ -49,7 +49,17 @@ def inputs_fingerprint(interactions: DataFrame, items: DataFrame, config: Config
         interactions, items: The selected rows, as ingest sees them.
     """
     deciding = config.model_dump(
-        mode="json", exclude={"root", "artifacts", "channel", "audit", "evaluation", "interactions", "items"}
+        mode="json",
+        exclude={
+            "root",
+            "artifacts",
+            "channel",
+            "audit",
+            "evaluation",
+            "maintenance",
+            "interactions",
+            "items",
+        },
     )
     return config_hash(
         __version__,
@@ -77,8 +87,10 @@ def newest_attempt(store: Store, ds: date, fingerprint: str) -> int:
     return int(newest or 0)
 
 
-def record_state(store: Store, run: Run, config: Config, state: str, detail: str | None = None) -> None:
-    """Append a state to the run's history."""
+def record_state(
+    store: Store, run: Run, config: Config, state: str, detail: str | None = None, label: str | None = None
+) -> None:
+    """Append a state to the run's history; `label` names it for `find_run`."""
     store.append(
         RUNS,
         [
@@ -89,6 +101,7 @@ def record_state(store: Store, run: Run, config: Config, state: str, detail: str
                 "inputs_fingerprint": run.inputs_fingerprint,
                 "state": state,
                 "detail": detail,
+                "label": label,
                 "config": config.model_dump_json(),
                 "recorded_at": utc_now(),
             }
@@ -96,8 +109,23 @@ def record_state(store: Store, run: Run, config: Config, state: str, detail: str
     )
 
 
-def find_run(store: Store, run_id: str | None, ds: date | None = None) -> Run:
-    """An existing run: by id, or the one that changed last (of a day, if given).
+def is_labelled(store: Store, run: Run, label: str | None) -> bool:
+    """Whether `find_run` by this label gives this run."""
+    if label is None:
+        return False
+    rows = store.read(RUNS).where(F.col("label") == F.lit(label))
+    row = rows.orderBy(F.desc("recorded_at"), F.desc("run_id")).first()
+    return row is not None and row["run_id"] == run.run_id
+
+
+def newest_state(store: Store, run_id: str) -> str:
+    """The state a run entered last."""
+    row = store.read(RUNS, run_id=run_id).orderBy(F.desc("recorded_at")).first()
+    return "created" if row is None else str(row["state"])
+
+
+def find_run(store: Store, run_id: str | None, ds: date | None = None, label: str | None = None) -> Run:
+    """An existing run: by id, by label, or the one that changed last (of a day, if given).
 
     Raises:
         InputError: the id is malformed, or there is no such run.
@@ -109,11 +137,16 @@ def find_run(store: Store, run_id: str | None, ds: date | None = None) -> Run:
                 f"--run-id must look like 20260131-0a1b2c3d-a1, got {run_id!r}; see the runs table"
             )
         runs = runs.where(F.col("run_id") == run_id)
-    elif ds is not None:
+    if label is not None:
+        runs = runs.where(F.col("label") == F.lit(label))
+    if ds is not None:
         runs = runs.where(F.col("ds") == F.lit(ds))
     row = runs.orderBy(F.desc("recorded_at"), F.desc("run_id")).first()
     if row is None:
-        wanted = run_id or (f"of {ds}" if ds else "at all")
+        wanted = (
+            " ".join([run_id or "", f"of {ds}" if ds else "", f"labelled '{label}'" if label else ""]).strip()
+            or "at all"
+        )
         raise InputError(
             f"a run must exist under '{store.root}', got none {wanted}; "
             "start one with `spark-submit jobs/ingest_graph.py` or `jobs/run_daily.py`"
@@ -162,6 +195,12 @@ def logged_stages(store: Store, run_id: str) -> dict[str, Logged]:
         earlier = stages.get(row["stage"], Logged(row["stage_key"], ()))
         stages[row["stage"]] = Logged(row["stage_key"], (*earlier.outputs, written))
     return stages
+
+
+def metric(store: Store, run_id: str, stage: str, name: str) -> float | None:
+    """A figure of a run, None when it was not measured."""
+    row = store.read(RUN_METRICS, run_id=run_id, stage=stage, metric=name).select("value").first()
+    return None if row is None else float(row[0])
 
 
 def is_published(store: Store, run_id: str) -> bool:

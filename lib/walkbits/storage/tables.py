@@ -66,9 +66,9 @@ class Store:
         builder = builder.addColumns(table.schema).comment(table.comment)
         if table.partition_by:
             builder = builder.partitionedBy(*table.partition_by)
-        builder.execute()
         for name, rule in table.checks.items():
-            self.spark.sql(f"ALTER TABLE delta.`{self.path(table)}` ADD CONSTRAINT {name} CHECK ({rule})")
+            builder = builder.property(f"delta.constraints.{name}", rule)  # in the same commit
+        builder.execute()
         self._known.add(table.name)
 
     def read(self, table: Table, **where: Any) -> DataFrame:
@@ -126,14 +126,19 @@ class Store:
         )
 
     def append(self, table: Table, rows: Sequence[Mapping[str, Any]], **options: Any) -> None:
-        """Append a few rows made by the driver (logs, metrics, the pointer)."""
+        """Append a few rows made by the driver (logs, metrics, the pointer); see also `replacing`."""
         self.ensure(table)
         ordered = [tuple(row[name] for name in table.names) for row in rows]
         frame = self.spark.createDataFrame(ordered, table.schema).coalesce(1)
-        writer = frame.write.format("delta").mode("append")
+        writer = frame.write.format("delta").mode("overwrite" if "replaceWhere" in options else "append")
         for name, value in options.items():
             writer = writer.option(name, value)
         writer.save(self.path(table))
+
+    @staticmethod
+    def replacing(partition: Mapping[str, Any]) -> dict[str, str]:
+        """Options that make `append` put its rows in the place of a partition's."""
+        return {"replaceWhere": _predicate(partition)}
 
     def fingerprint(self, table: Table, run_id: str, **partition: Any) -> tuple[int, str]:
         """Rows and order-independent checksum of committed data, re-read."""

@@ -1,0 +1,296 @@
+"""The layer engine beside the machine's limit and beside a join: `make bench-layers`.
+
+A PinSage of two layers and head (128 wide, T = 50, importance pooling) over synthetic neighborhoods,
+half of whose references are uniform and half follow a power law (rank = n * u^4). The limit is
+one process with everything in memory: torch's GEMMs and embedding_bag on all cores. The engine reads
+features and neighborhoods from Delta and commits each layer to Delta. Figures are wall seconds;
+medians of the runs whose number is printed. Writes benchmarks/results/layers.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+from walkbits import config
+from walkbits.inference.layers import infer
+from walkbits.inference.references import References, open_slots
+from walkbits.inference.rows import binary_array
+from walkbits.models.card import Card, LoadedModel
+from walkbits.models.pinsage import PinSage
+from walkbits.rng import draw, uniform
+from walkbits.schemas import EMBEDDINGS, FEATURES, NEIGHBORHOODS, REPRESENTATIONS
+from walkbits.session import get_session
+from walkbits.storage.tables import Store
+
+WIDTH: Final = 128
+T: Final = 50
+RESULTS: Final = Path(__file__).parent / "results" / "layers.json"
+F32 = NDArray[np.float32]
+I32 = NDArray[np.int32]
+
+
+def neighbors_of(nodes: NDArray[np.int64], num_nodes: int) -> I32:
+    """int32 [n, T]: T / 2 uniform references, then T / 2 by a power law over scattered ranks."""
+    u = uniform(draw(0, nodes[:, None], np.arange(T)[None, :]))  # [n, T]
+    rank = (num_nodes * np.concatenate([u[:, : T // 2], u[:, T // 2 :] ** 4], axis=1)).astype(np.int64)
+    # A prime step scatters the popular ranks over the indices.
+    return (rank * 2_147_483_647 % num_nodes).astype(np.int32)
+
+
+def visits_of(nodes: NDArray[np.int64]) -> I32:
+    """int32 [n, T], 1 to 16."""
+    return (draw(1, nodes[:, None], np.arange(T)[None, :]) >> np.uint64(60)).astype(np.int32) + 1
+
+
+def features_of(nodes: NDArray[np.int64]) -> F32:
+    """fp32 [n, WIDTH], from one generator per 4,096 nodes."""
+    return np.random.default_rng(int(nodes[0])).standard_normal((len(nodes), WIDTH), dtype=np.float32)
+
+
+def blocks(num_nodes: int) -> Iterator[NDArray[np.int64]]:
+    """The nodes, 4,096 at a time."""
+    for low in range(0, num_nodes, 4096):
+        yield np.arange(low, min(low + 4096, num_nodes))
+
+
+def write_tables(store: Store, num_nodes: int, run_id: str) -> None:
+    """Features and neighborhoods as the stages before would have left them."""
+
+    def make(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            for low in batch.column(0).to_pylist():
+                nodes = np.arange(low, min(low + 4096, num_nodes))
+                lists = [
+                    pa.ListArray.from_arrays(np.arange(len(nodes) + 1, dtype=np.int32) * T, rows.reshape(-1))
+                    for rows in (neighbors_of(nodes, num_nodes), visits_of(nodes))
+                ]
+                yield pa.RecordBatch.from_arrays(
+                    [pa.array(nodes), binary_array(features_of(nodes)), *lists],
+                    names=["node_id", "features", "neighbors", "visits"],
+                )
+
+    schema = "node_id bigint, features binary, neighbors array<int>, visits array<int>"
+    starts = store.spark.range(0, num_nodes, 4096, numPartitions=store.spark.sparkContext.defaultParallelism)
+    rows = starts.mapInArrow(make, schema)
+    store.write(FEATURES, rows.select("node_id", "features"), run_id)
+    lists = rows.select(F.col("node_id").cast("int").alias("node"), "neighbors", "visits")
+    store.write(NEIGHBORHOODS, lists, run_id, relation="item_from_item")
+
+
+def model() -> LoadedModel:
+    """PinSage with fixed weights."""
+    module = PinSage(WIDTH, config.Model(hidden_size=WIDTH, embedding_size=WIDTH), 0)
+    digest = "0" * 64
+    card = Card(
+        network=module.network, feature_schema=digest, config_hash=digest, data_run="", metrics={},
+        weights_sha256=digest,
+    )  # fmt: skip
+    return LoadedModel(card, {name: tensor.numpy() for name, tensor in module.state_dict().items()})
+
+
+def limit(num_nodes: int, runs: int) -> dict[str, float]:
+    """Median seconds of an inner layer and of the last one, in memory, in this process alone."""
+    import torch
+    from torch.nn import functional as nn
+
+    torch.set_num_threads(os.cpu_count() or 1)
+    w = {name: torch.from_numpy(array) for name, array in model().weights.items()}
+    h = torch.from_numpy(np.concatenate([features_of(nodes) for nodes in blocks(num_nodes)]))
+    neighbors = torch.from_numpy(np.concatenate([neighbors_of(n, num_nodes) for n in blocks(num_nodes)]))
+    visits = torch.from_numpy(np.concatenate([visits_of(nodes) for nodes in blocks(num_nodes)])).float()
+    visits /= visits.sum(dim=1, keepdim=True)
+
+    def layer(i: int, h: torch.Tensor) -> torch.Tensor:
+        q = nn.relu(nn.linear(h, w[f"layers.{i}.project.weight"], w[f"layers.{i}.project.bias"]))
+        n = nn.embedding_bag(neighbors, q, per_sample_weights=visits, mode="sum")
+        both = torch.cat([h, n], dim=1)
+        return nn.normalize(
+            nn.relu(nn.linear(both, w[f"layers.{i}.combine.weight"], w[f"layers.{i}.combine.bias"])), dim=1
+        )
+
+    def last(h: torch.Tensor) -> torch.Tensor:
+        h = nn.relu(nn.linear(layer(1, h), w["head.0.weight"], w.get("head.0.bias")))
+        return nn.normalize(nn.linear(h, w["head.1.weight"], w.get("head.1.bias")), dim=1)
+
+    with torch.no_grad():
+        inner = layer(0, h)
+        return {
+            "inner": statistics.median(seconds(lambda: layer(0, h)) for _ in range(runs)),
+            "last": statistics.median(seconds(lambda: last(inner)) for _ in range(runs)),
+        }
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Wall time of one call."""
+    began = time.monotonic()
+    work()
+    return time.monotonic() - began
+
+
+def engine(store: Store, num_nodes: int, run_id: str, inference: config.Inference) -> dict[str, float]:
+    """One run: seconds of the inner layer, of the last one, and vector bytes that it shuffled per layer."""
+    marks = [time.monotonic()]
+    folder = Path(store.root) / "_layers"
+
+    def commit(rows: DataFrame, layer: int) -> DataFrame:
+        store.write(REPRESENTATIONS, rows, run_id, layer=layer)
+        marks.append(time.monotonic())
+        rows = store.read(REPRESENTATIONS, run_id=run_id, layer=layer)
+        return rows.select("node_type", "node", "representation")
+
+    features = store.read(FEATURES, run_id=run_id)
+    inferred = infer(
+        store.spark,
+        model(),
+        {"item": features.select(F.col("node_id").cast("int").alias("node"), "features")},
+        {"item": num_nodes},
+        lambda relation: store.read(NEIGHBORHOODS, run_id=run_id, relation=relation),
+        inference,
+        folder,
+        commit,
+    )
+    named = inferred.embeddings.select(
+        "node_type", F.col("node").cast("bigint").alias("node_id"),
+        F.col("node").cast("string").alias("external_id"), "embedding",
+    )  # fmt: skip
+    store.write(EMBEDDINGS, named, run_id)
+    marks.append(time.monotonic())
+    inferred.model_rows.check()
+    sent = 0
+    if (folder / "item_from_item.2.slots.npy").exists():
+        slots = open_slots(folder / "item_from_item.2.slots.npy")
+        references = References(folder / "item_from_item.references.npy", num_nodes)
+        sent = len(references.blocks(np.flatnonzero(slots < 0).astype(np.int32))[1])
+    size = 2 if inference.message_dtype == "fp16" else 4
+    shutil.rmtree(folder)
+    return {"inner": marks[1] - marks[0], "last": marks[2] - marks[1], "shuffled": float(sent * size * WIDTH)}
+
+
+def join_plan(store: Store, num_nodes: int, run_id: str, fraction: float) -> float:
+    """Seconds of explode + join + groupBy for the pooling of a share of the targets."""
+    features = store.read(FEATURES, run_id=run_id)
+
+    def floats(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        from walkbits.inference.rows import float_lists, read_vectors
+
+        for batch in batches:
+            vectors = float_lists(read_vectors(batch.column(1), WIDTH))
+            yield pa.RecordBatch.from_arrays([batch.column(0), vectors], names=["source", "vector"])
+
+    vectors = features.mapInArrow(floats, "source bigint, vector array<float>")
+    rows = store.read(NEIGHBORHOODS, run_id=run_id).where(F.col("node") < int(num_nodes * fraction))
+    edges = rows.select("node", F.explode(F.arrays_zip("neighbors", "visits")).alias("edge")).select(
+        "node", F.col("edge.neighbors").cast("bigint").alias("source"), F.col("edge.visits").alias("visits")
+    )
+    pooled = (
+        edges.join(vectors, "source")
+        .select("node", F.posexplode("vector").alias("k", "x"), "visits")
+        .groupBy("node", "k")
+        .agg(F.sum(F.col("x") * F.col("visits")) / F.sum("visits"))
+    )
+    return seconds(lambda: pooled.write.format("noop").mode("overwrite").save())
+
+
+def peak_worker_mb(spark: SparkSession) -> float:
+    """Largest resident size that a Python worker has had, mapped files included."""
+
+    def peak(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        import resource
+
+        list(batches)
+        used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+        yield pa.RecordBatch.from_pydict({"mb": [used]})
+
+    rows = spark.range(64).repartition(8).mapInArrow(peak, "mb double").collect()
+    return float(max(row.mb for row in rows))
+
+
+def main() -> None:
+    """Measure step by step; what is measured so far is always in the file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--nodes", type=int, default=1_000_000)
+    parser.add_argument("--growth", type=int, nargs="*", default=[250_000, 4_000_000])
+    parser.add_argument("--runs", type=int, default=3, help="warm runs behind each median")
+    parser.add_argument("--limit", action="store_true", help="only the limit, as JSON")
+    args = parser.parse_args()
+    if args.limit:
+        sys.stdout.write(json.dumps(limit(args.nodes, args.runs)))
+        return
+    n, naive = args.nodes, float(args.nodes * T * WIDTH * 4)
+    out: dict[str, Any] = {"nodes": n, "width": WIDTH, "neighbors": T, "runs": args.runs}
+    out |= {"machine": f"{os.cpu_count()} cores {platform.processor() or platform.machine()}"}
+
+    def record(**figures: Any) -> None:
+        out.update(figures)
+        RESULTS.parent.mkdir(exist_ok=True)
+        RESULTS.write_text(json.dumps(out, indent=2) + "\n", encoding="utf-8")
+        for name, value in figures.items():
+            sys.stdout.write(f"{name:<24}{value if isinstance(value, str) else f'{value:.3f}':>16}\n")
+        sys.stdout.flush()
+
+    command = [sys.executable, __file__, "--limit", "--nodes", str(n), "--runs", str(args.runs)]
+    floor = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    record(limit_inner_s=floor["inner"], limit_last_s=floor["last"])
+    with tempfile.TemporaryDirectory(prefix="walkbits-layers-") as root:
+        began = time.monotonic()
+        spark = get_session("bench_layers")
+        session_s = time.monotonic() - began
+        store = Store(spark, root)
+        write_tables(store, n, "bench")
+        whole = config.Inference()
+
+        def warm(run: Callable[[], dict[str, float]], runs: int) -> dict[str, float]:
+            seen = [run() for _ in range(runs)]
+            return {name: statistics.median(one[name] for one in seen) for name in seen[0]}
+
+        first = engine(store, n, "bench", whole)
+        base = warm(lambda: engine(store, n, "bench", whole), args.runs)
+        record(
+            engine_inner_s=base["inner"], engine_last_s=base["last"],
+            vs_limit=base["inner"] / floor["inner"], vs_limit_last=base["last"] / floor["last"],
+            cold_start_s=session_s + sum(first[k] - base[k] for k in ("inner", "last")),
+            peak_worker_mb=peak_worker_mb(spark),
+        )  # fmt: skip
+        small, large = (join_plan(store, n, "bench", share) for share in (0.002, 0.01))
+        full = large + (large - small) / 0.008 * 0.99
+        record(join_sample_s=large, join_full_s=full, vs_join_plan=full / base["inner"])
+        for name, budget in (("half", n * WIDTH * 2), ("zero", 0)):
+            part = engine(store, n, "bench", config.Inference(cache_bytes=budget))
+            record(**{
+                f"{name}_budget_s": part["inner"] + part["last"],
+                f"{name}_budget_ratio": part["shuffled"] / naive,
+            })  # fmt: skip
+        record(peak_worker_mb_shuffled=peak_worker_mb(spark))
+        per_node = {n: (base["inner"] + base["last"]) / n}
+        for size in sorted(args.growth):
+            write_tables(store, size, f"bench{size}")
+            engine(store, size, f"bench{size}", whole)
+            grown = engine(store, size, f"bench{size}", whole)
+            per_node[size] = (grown["inner"] + grown["last"]) / size
+            record(**{f"us_per_node_{size}": per_node[size] * 1e6})
+        sizes = sorted(per_node)
+        steps = [per_node[b] / per_node[a] for a, b in pairwise(sizes)]
+        record(**{f"us_per_node_{n}": per_node[n] * 1e6}, growth_max=max(steps, default=1.0))
+        spark.stop()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""Which plan walks a graph, and what it will take: known before anything is built."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from walkbits import config
+from walkbits.errors import InputError
+from walkbits.graph.csr import source_of, target_of
+from walkbits.schemas import ITEM
+
+_SECONDS_PER_HOP: Final = 25e-9
+"""One core, a graph beyond its caches (benchmarks/walks.py measures it as kernel_ns_per_hop)."""
+_STATE_BYTES: Final = 20
+"""A walker between hops: start, key, walk, place."""
+
+
+@dataclass(frozen=True)
+class WalkPlan:
+    """How the walks of one relation run.
+
+    Attributes:
+        name: `replicated` or `sharded`.
+        num_shards: Ranges that each side's rows are cut in; 1 when replicated.
+        graph_bytes: Of the mapped files.
+        bytes_per_host: Mapped at most by one host.
+        shuffled_bytes: By all hops together.
+        visits: Counted visits at most.
+        core_seconds: Of hops, on one core.
+    """
+
+    relation: str
+    name: str
+    num_shards: int
+    graph_bytes: int
+    bytes_per_host: int
+    shuffled_bytes: int
+    visits: int
+    core_seconds: float
+
+    def explain(self) -> str:
+        """The plan as text, one figure per line."""
+        return "\n".join(
+            [
+                f"{self.relation}: plan {self.name}, {self.num_shards} shard(s)",
+                f"  graph on disk      {self.graph_bytes:>20,} bytes",
+                f"  mapped per host    {self.bytes_per_host:>20,} bytes",
+                f"  shuffled           {self.shuffled_bytes:>20,} bytes",
+                f"  visits at most     {self.visits:>20,}",
+                f"  hops on one core   {self.core_seconds:>20,.0f} seconds",
+            ]
+        )
+
+
+def plan_walks(
+    num_items: int, num_contexts: int, num_edges: int, weighted: bool,
+    relation: config.Relation, walks: config.Walks,
+) -> WalkPlan:  # fmt: skip
+    """Choose the plan by size, or take the one the config names.
+
+    Raises:
+        InputError: `replicated` is asked for and the graph does not fit `walks.host_bytes`.
+    """
+    pointer = 4 if num_edges < 1 << 31 else 8
+    entry = 4 + (8 if weighted else 0)
+    size = (num_items + num_contexts) * (pointer + 8) + 2 * num_edges * entry
+    fits = size <= walks.host_bytes
+    if walks.plan == "replicated" and not fits:
+        raise InputError(
+            f"walks.plan replicated needs the graph within walks.host_bytes {walks.host_bytes:,}, "
+            f"got {size:,} bytes; set walks.plan to auto or sharded, or use larger hosts"
+        )
+    sharded = walks.plan == "sharded" or not fits
+    num_shards = max(2, -(-size // walks.host_bytes)) if sharded else 1
+    starts = num_items if target_of(relation) == ITEM else num_contexts
+    hops = 2 * walks.walk_length - (target_of(relation) != source_of(relation))
+    walkers = starts * walks.num_walks
+    return WalkPlan(
+        relation=relation,
+        name="sharded" if sharded else "replicated",
+        num_shards=num_shards,
+        graph_bytes=size,
+        bytes_per_host=min(size, walks.host_bytes) if sharded else size,
+        shuffled_bytes=walkers * hops * _STATE_BYTES if sharded else 0,
+        visits=walkers * walks.walk_length,
+        core_seconds=walkers * hops * _SECONDS_PER_HOP,
+    )

@@ -1,0 +1,72 @@
+"""Step `audit_run`: judge what a run committed, and write down the figures it was judged by."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from walkbits.config import config_hash
+from walkbits.errors import AuditError, InputError
+from walkbits.models.card import load_model
+from walkbits.pipeline import Context
+from walkbits.schemas import PUBLISHED
+from walkbits.stages.train_model import MODEL
+from walkbits.storage.audit import audit, changed
+from walkbits.storage.publish import Pointer
+from walkbits.storage.runs import log_stage, logged_stages, record_state
+from walkbits.storage.tables import Written
+
+LOG = logging.getLogger("walkbits")
+
+NAME = "audit_run"
+
+
+def audit_committed(context: Context, pointer: Pointer | None) -> list[Written]:
+    """Audit a finished run against what its channel shows; a verdict that still holds is kept.
+
+    The verdict holds for these rules, these outputs and this published run; the tables are then
+    only re-read and compared with the log.
+
+    Returns:
+        The published tables as logged.
+
+    Raises:
+        InputError: a stage has not finished.
+        AuditError: a rule is broken; the run is marked failed.
+    """
+    store, run, config = context.store, context.run, context.config
+    began = time.monotonic()
+    done = logged_stages(store, run.run_id)
+    names = {table.name for table in PUBLISHED}
+    outputs = [o for logged in done.values() for o in logged.outputs if o.output in names]
+    missing = names - {o.output for o in outputs}
+    if missing:
+        raise InputError(
+            f"{NAME}: tables {sorted(missing)} must be finished for run {run.run_id}; "
+            "run the stages before it"
+        )
+    version = load_model(context.artifacts(MODEL)).card.model_version
+    key = config_hash(
+        NAME, config.audit, config.index, config.seed, pointer.run_id if pointer else "", version,
+        *sorted(f"{o.output}={o.fingerprint}" for o in outputs),
+    )  # fmt: skip
+    try:
+        judged = NAME in done and done[NAME].stage_key == key
+        # Tables that changed since are judged anew, so that the refusal names what is wrong with them.
+        if judged and not [*changed(store, run.run_id, outputs)]:
+            state = "kept"
+        else:
+            figures, broken = audit(store, config, run.run_id, outputs, version, pointer)
+            written = context.metrics(NAME, figures)
+            state = "done"
+            if broken:
+                raise AuditError(f"run {run.run_id}: {'; '.join(broken)}; nothing was published")
+    except AuditError as error:
+        record_state(store, run, config, "failed", str(error))
+        raise
+    seconds = time.monotonic() - began
+    if state == "done":
+        record_state(store, run, config, "audited")
+        log_stage(store, run.run_id, NAME, key, [written], seconds)
+    LOG.info("stage=%s run=%s state=%s seconds=%.1f", NAME, run.run_id, state, seconds)
+    return outputs

@@ -1,0 +1,37 @@
+"""Step `maintain_tables`: collect runs that nothing refers to, compact what is left."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+
+from walkbits.config import Config
+from walkbits.storage import garbage
+from walkbits.storage.runs import find_run, record_state
+from walkbits.storage.tables import Store
+
+LOG = logging.getLogger("walkbits")
+
+NAME = "maintain_tables"
+
+
+def maintain(store: Store, config: Config) -> list[str]:
+    """Drop the partitions and artifacts of the runs that `config.maintenance` lets go.
+
+    A crash on the way leaves a run that the next pass takes again: its state changes last. Tables
+    that lost runs, and the logs, are compacted and vacuumed; the others hold what they were given.
+
+    Returns:
+        The runs collected.
+    """
+    run_ids = garbage.collectable(store, config.maintenance)
+    touched = garbage.drop_runs(store, run_ids)
+    for run_id in run_ids:
+        shutil.rmtree(config.artifacts_folder / run_id, ignore_errors=True)
+        record_state(store, find_run(store, run_id), config, "collected")
+    for table in (*garbage.LOGS, *touched):
+        if store.exists(table):
+            garbage.compact(store, table)
+            LOG.info("stage=%s table=%s state=compacted", NAME, table.name)
+    LOG.info("stage=%s state=done collected=%d %s", NAME, len(run_ids), " ".join(run_ids))
+    return run_ids

@@ -1,0 +1,55 @@
+"""Thresholds of the audit: each broken one is a sentence, and NaN breaks all."""
+
+import pytest
+from walkbits.config import Audit
+from walkbits.progress import SparkStage, cost, line
+from walkbits.storage.audit import gates
+
+GOOD = {"cosine[item]": (0.9, "ratio"), "bits_flipped[item]": (0.1, "ratio"), "bucket_recall": (0.8, "ratio")}
+
+
+def test_good_figures_pass_and_absent_ones_are_not_judged() -> None:
+    assert not [*gates(GOOD, 0.9, Audit())]
+    assert not [*gates({}, None, Audit(min_recall=1.0))]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "rule"),
+    [
+        ("cosine[item]", 0.4, "min_cosine"),
+        ("cosine[item]", float("nan"), "min_cosine"),
+        ("bits_flipped[item]", 0.3, "max_bits_flipped"),
+        ("bits_flipped[item]", float("nan"), "max_bits_flipped"),
+        ("bucket_recall", 0.5, "max_recall_drop"),
+    ],
+)
+def test_a_broken_threshold_is_named(name: str, value: float, rule: str) -> None:
+    (sentence,) = gates(GOOD | {name: (value, "ratio")}, 0.9, Audit())
+    assert sentence.startswith(f"audit.{rule}: {name}")
+
+
+def test_recall_has_a_floor_of_its_own() -> None:
+    (sentence,) = gates(GOOD, None, Audit(min_recall=0.85))
+    assert "bucket_recall must be at least 0.85, got 0.800" in sentence
+
+
+def stage(**changes: object) -> SparkStage:
+    values = {
+        "tasks": 4, "done": 1, "failed": 0, "active": True, "rows": 100, "read": 10, "shuffled": 20, "spilled": 0,
+        "run_seconds": 2.0, "median_seconds": 0.5, "max_seconds": 1.0,
+    }  # fmt: skip
+    return SparkStage(**(values | changes))  # type: ignore[arg-type]
+
+
+def test_a_line_tells_tasks_rows_rate_and_time_left() -> None:
+    assert line([stage(), stage(active=False)], 5.0) == "tasks=1/4 rows=100 rows_per_second=20 left=15s"
+    assert line([stage(done=0, rows=0)], 5.0) == "tasks=0/4 rows=0 rows_per_second=0 left=unknown"
+    assert line([stage(active=False)], 5.0) is None
+
+
+def test_cost_sums_and_takes_the_spread_that_weighs_most() -> None:
+    figures = cost([stage(done=4), stage(done=4, failed=1, max_seconds=9.0, median_seconds=1.0)])
+    assert figures["tasks"] == (8.0, "tasks")
+    assert figures["failed_tasks"] == (1.0, "tasks")
+    assert figures["longest_task_seconds"] == (9.0, "seconds")
+    assert "longest_task_seconds" not in cost([])
