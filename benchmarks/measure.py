@@ -1,0 +1,90 @@
+"""What every benchmark shares: timing, memory of the Python workers, figures shown and kept as they come."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Wall time of one call."""
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def median(work: Callable[[], object], repeats: int) -> float:
+    """Median wall time of some calls."""
+    return statistics.median(seconds(work) for _ in range(repeats))
+
+
+class Figures:
+    """Named figures: each is printed and the file rewritten as soon as it is known."""
+
+    def __init__(self, name: str, **about: Any) -> None:
+        self.path = ROOT / "benchmarks" / "results" / f"{name}.json"
+        self.values: dict[str, Any] = {"machine": machine()}
+        self.record(**about)
+
+    def record(self, **figures: Any) -> None:
+        """Show, remember, write."""
+        self.values |= figures
+        self.path.parent.mkdir(exist_ok=True)
+        self.path.write_text(json.dumps(self.values, indent=2) + "\n", encoding="utf-8")
+        for name, value in figures.items():
+            sys.stdout.write(f"{name:<36}{value if isinstance(value, str) else f'{value:,.4g}':>16}\n")
+        sys.stdout.flush()
+
+    def __getitem__(self, name: str) -> float:
+        return float(self.values[name])
+
+
+def machine() -> str:
+    """Cores and processor."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        model = "unknown processor"
+    return f"{os.cpu_count()} cores, {model}"
+
+
+class PeakMemory(threading.Thread):
+    """Largest memory of any Python worker while the block runs: its own pages, and with mapped files."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.private_mb = self.resident_mb = 0.0
+        self._done = threading.Event()
+
+    def __enter__(self) -> PeakMemory:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self.join()
+
+    def run(self) -> None:
+        """Look at every worker five times a second."""
+        while not self._done.wait(0.2):
+            for status in Path("/proc").glob("[0-9]*/status"):
+                try:
+                    # the workers' daemon and what it forks; neither Java nor the driver's python
+                    if b"pyspark.daemon" not in (status.parent / "cmdline").read_bytes():
+                        continue
+                    lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
+                    private, resident = (int(lines[name].split()[0]) / 1024 for name in ("RssAnon", "VmRSS"))
+                except (OSError, KeyError):
+                    continue
+                self.private_mb = max(self.private_mb, private)
+                self.resident_mb = max(self.resident_mb, resident)
