@@ -237,7 +237,8 @@ def measure_join_plan(spark: SparkSession, csr: BipartiteCsr, scratch: Path) -> 
             for name in ("out", "home"):
                 draw = F.pmod(F.xxhash64("start", "walk", F.lit(step), F.lit(name)), F.col("degree"))
                 walkers = (
-                    walkers.withColumn("place", draw.cast("int")).withColumnRenamed("at", "node").drop("degree")
+                    walkers.withColumnRenamed("at", "node")
+                    .withColumn("place", draw.cast("int")).drop("degree")
                     .join(edges[name], ["node", "place"]).drop("node", "place")
                     .withColumnsRenamed({"end": "at", "end_degree": "degree"})
                 )  # fmt: skip
