@@ -32,13 +32,13 @@ from pyspark.sql import functions as F
 from walkbits import config
 from walkbits.inference.layers import infer
 from walkbits.inference.references import References, open_slots
-from walkbits.inference.rows import binary_array
 from walkbits.models.card import Card, LoadedModel
 from walkbits.models.pinsage import PinSage
 from walkbits.rng import draw, uniform
 from walkbits.schemas import EMBEDDINGS, FEATURES, NEIGHBORHOODS, REPRESENTATIONS
 from walkbits.session import get_session
 from walkbits.storage.tables import Store
+from walkbits.storage.vectors import binary_array
 
 WIDTH: Final = 128
 T: Final = 50
@@ -189,7 +189,7 @@ def join_plan(store: Store, num_nodes: int, run_id: str, fraction: float) -> flo
     features = store.read(FEATURES, run_id=run_id)
 
     def floats(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        from walkbits.inference.rows import float_lists, read_vectors
+        from walkbits.storage.vectors import float_lists, read_vectors
 
         for batch in batches:
             vectors = float_lists(read_vectors(batch.column(1), WIDTH))

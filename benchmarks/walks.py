@@ -34,6 +34,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from walkbits.config import Walks
 from walkbits.graph import walks as kernel
+from walkbits.graph.counting import top
 from walkbits.graph.csr import Adjacency, BipartiteCsr
 from walkbits.graph.neighborhoods import build_neighborhoods
 from walkbits.schemas import NEIGHBORHOODS
@@ -113,13 +114,13 @@ def _parts(csr: BipartiteCsr, nodes: np.ndarray[Any, Any]) -> tuple[float, float
         marks = [time.perf_counter()]
         kernel._walk(
             kernel._arrays(out), kernel._arrays(home), csr.weighted, starts, out.keys[starts].view(np.uint64),
-            np.uint64(SEED), WALKS.walk_length, np.uint64(0), True,
+            np.uint64(SEED), WALKS.walk_length, np.uint64(0), True, np.uint64(0),
             visited.reshape(size, WALKS.num_walks, WALKS.walk_length),
         )  # fmt: skip
         marks.append(time.perf_counter())
         visited.sort(axis=1)
         marks.append(time.perf_counter())
-        kernel._top(visited, starts, WALKS.num_neighbors, *room)
+        top(visited, starts, WALKS.num_neighbors, *room)
         marks.append(time.perf_counter())
         spent = [
             total + after - before for total, before, after in zip(spent, marks, marks[1:], strict=False)

@@ -10,8 +10,9 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from parquet_layers import ParquetLayers
 from plain import random_graph
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import SparkSession
 from walkbits import config
 from walkbits.inference.layers import infer
 from walkbits.models.card import Card, LoadedModel
@@ -39,10 +40,6 @@ def embeddings(spark: SparkSession, folder: Path, budget: str) -> np.ndarray:
     features = [(node, row.astype("<f4").tobytes()) for node, row in enumerate(graph.features)]
     rows = [(node, *row) for node, row in enumerate(graph.rows)]
 
-    def commit(layer_rows: DataFrame, layer: int) -> DataFrame:
-        layer_rows.write.parquet(str(folder / f"layer={layer}"))
-        return spark.read.parquet(str(folder / f"layer={layer}"))
-
     inferred = infer(
         spark,
         LoadedModel(card, weights),
@@ -53,7 +50,7 @@ def embeddings(spark: SparkSession, folder: Path, budget: str) -> np.ndarray:
         ).repartition(3),
         config.Inference(block_size=16, cache_bytes=BUDGETS[budget]),
         folder / "run",
-        commit,
+        ParquetLayers(spark, folder),
     )
     table = inferred.embeddings.toArrow().sort_by("node")
     inferred.model_rows.check()

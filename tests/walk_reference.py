@@ -6,8 +6,9 @@ with them: the compiled kernel is held bit-equal to this.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -79,39 +80,69 @@ def pick(row: list[tuple[int, int]], u: int, weighted: bool) -> int:
     raise AssertionError("weights are positive")
 
 
-def visit_counts(graph: Graph, relation: str, node: int, walks: config.Walks, seed: int) -> Counter[int]:
+def paths(
+    graph: Graph, relation: str, node: int, walks: config.Walks, seed: int
+) -> Iterator[list[tuple[int, int]]]:
+    """Per walk its (visit, first node it went to since it was at the start)."""
     target, source = relation.split("_from_")
     out = graph.rows(target)
     home = graph.rows("context" if target == "item" else "item")
     key = (graph.item_keys if target == "item" else graph.context_keys)[node]
-    counts: Counter[int] = Counter()
     if not out[node]:
-        return counts
+        return
     for walk in range(walks.num_walks):
-        at = node
+        at, first, visits = node, -1, []
         for k in range(walks.walk_length):
             other = pick(out[at], draw(seed, key, walk, 2 * k), graph.weighted)
+            first = other if first < 0 else first
             if source != target:
-                counts[other] += 1
+                visits.append((other, first))
             at = pick(home[other], draw(seed, key, walk, 2 * k + 1), graph.weighted)
-            if source == target and at != node:
-                counts[at] += 1
+            if source == target:
+                visits.append((at, first))
             if walks.restart_probability:
                 u = draw(seed, key, walk, (1 << 32) + k)
                 if u < int(walks.restart_probability * 2**64):
-                    at = node
+                    at, first = node, -1
+        yield visits
+
+
+def visits_of(
+    graph: Graph, relation: str, node: int, walks: config.Walks, seed: int
+) -> Counter[tuple[int, int]]:
+    """(visit, source) -> times, of the walks that are made before an early stop."""
+    target, source = relation.split("_from_")
+    counts: Counter[tuple[int, int]] = Counter()
+    for made, visits in enumerate(paths(graph, relation, node, walks, seed)):
+        if walks.early_stop and made and made in {walks.num_walks // part for part in (2, 4, 8)}:
+            seen = Counter(visit for visit, _ in counts.elements())
+            often = [times for times in seen.values() if times >= walks.early_stop.visits]
+            if len(often) >= walks.early_stop.nodes:
+                break
+        counts.update(pair for pair in visits if source != target or pair[0] != node)
     return counts
+
+
+def visit_counts(graph: Graph, relation: str, node: int, walks: config.Walks, seed: int) -> Counter[int]:
+    return Counter(visit for visit, _ in visits_of(graph, relation, node, walks, seed).elements())
 
 
 def neighborhood(
     graph: Graph, relation: str, node: int, walks: config.Walks, seed: int
 ) -> list[tuple[int, int]]:
-    counts = visit_counts(graph, relation, node, walks, seed)
-    degrees = [len(row) for row in graph.rows(relation.split("_from_")[1])]
+    pairs = visits_of(graph, relation, node, walks, seed)
+    counts = Counter(visit for visit, _ in pairs.elements())
+    target, source = relation.split("_from_")
+    degrees = [len(row) for row in graph.rows(source)]
 
-    def rank(entry: tuple[int, int]) -> tuple[int, int]:
+    def rank(entry: tuple[int, int]) -> tuple[float, int]:
         node, visits = entry
         penalty = round(2.0**36 * float(max(degrees[node], 1)) ** -walks.popularity_penalty)
+        if walks.multi_source_boost and source != target:
+            roots = 0.0
+            for _, times in sorted((by, times) for (at, by), times in pairs.items() if at == node):
+                roots += math.sqrt(times)
+            return -(roots * roots * float(penalty)), node
         return -visits * penalty, node
 
     return sorted(counts.items(), key=rank)[: walks.num_neighbors]

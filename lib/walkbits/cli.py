@@ -17,7 +17,7 @@ import yaml
 from pyspark.sql import SparkSession
 
 from walkbits.config import Config, load_config
-from walkbits.errors import ConfigError, WalkbitsError
+from walkbits.errors import ConfigError, WalkbitsError, raised_by_worker
 from walkbits.session import get_session
 from walkbits.storage.tables import Store, check_writable
 
@@ -49,6 +49,7 @@ def job_parser(job: str, description: str | None) -> argparse.ArgumentParser:
 
 def add_run_flags(parser: argparse.ArgumentParser) -> None:
     """Flags of jobs that work on an existing run."""
+    parser.set_defaults(explain=False)
     parser.add_argument("--run-id", help="run to work on (default: the run that changed last)")
     parser.add_argument("--ds", type=parse_ds, help="day of the run, YYYY-MM-DD; narrows the default")
     parser.add_argument("--label", help="work on the run that was opened last under this label")
@@ -128,22 +129,38 @@ def run_job(parser: argparse.ArgumentParser, argv: list[str] | None, body: Calla
         The process's exit code: 0, or that of the error's class (see errors.py).
     """
     args = parser.parse_args(argv)
-    configure_logging()
-    _die_with_parent()
-    try:
+
+    def work() -> None:
         config = config_from(args)
         if args.print_config:
             sys.stdout.write(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
-            return 0
+            return
         check_writable(config.root)
         spark = get_session(parser.prog.split("/")[-1].removesuffix(".py"))
         try:
             body(Job(args, config, Store(spark, config.root.rstrip("/"))))
         finally:
             spark.stop()
-    except WalkbitsError as error:
-        LOG.error("%s: %s", type(error).__name__, error)
-        return error.exit_code
+
+    _die_with_parent()
+    return exit_code(work)
+
+
+def exit_code(work: Callable[[], object]) -> int:
+    """Do the work of a command under the common log; its exit code.
+
+    Returns:
+        0, or the code of a WalkbitsError, raised here or by a Python worker, whose message is logged.
+    """
+    configure_logging()
+    try:
+        work()
+    except Exception as error:
+        known = error if isinstance(error, WalkbitsError) else raised_by_worker(error)
+        if known is None:
+            raise
+        LOG.error("%s: %s", type(known).__name__, known)
+        return known.exit_code
     return 0
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
 from pydantic import (
@@ -37,6 +37,12 @@ class Section(BaseModel):
     """Base of every section: unknown keys refused, values frozen."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    speed_only: ClassVar[frozenset[str]] = frozenset()
+    """Fields that change no result; stage keys and fingerprints leave them out."""
+
+    def deciding(self) -> dict[str, Any]:
+        """The fields that results depend on, as JSON values."""
+        return self.model_dump(mode="json", exclude=set(self.speed_only))
 
 
 class Source(Section):
@@ -125,8 +131,19 @@ class Features(Section):
     """Columns of the feature vector without the numeric ones. 64 to 512."""
 
 
+class EarlyStop(Section):
+    """When a node's walks tell enough (Pixie): no more of them after 1/8, 1/4 or 1/2 of `num_walks`."""
+
+    nodes: PositiveInt = 2000
+    """n_p: so many nodes must have been visited often."""
+    visits: PositiveInt = 4
+    """n_v: what often means."""
+
+
 class Walks(Section):
     """Importance neighborhoods by random walks (PinSage, section 3.1)."""
+
+    speed_only: ClassVar[frozenset[str]] = frozenset({"plan", "host_bytes", "block_size"})
 
     num_walks: Annotated[int, Field(ge=1, le=100_000)] = 100
     """Walks from every node. 50 to 1,000."""
@@ -140,6 +157,11 @@ class Walks(Section):
     """beta: the T neighbors are cut by visits / degree^beta. 0 is PinSage; 0.3 to 0.5 finds rarer ones."""
     context_weight_exponent: Annotated[float, Field(ge=-0.5, le=0.5)] = 0.0
     """gamma: an edge counts degree(context)^gamma times its weight. 0 to 0.3 (1 - alpha of RP3beta)."""
+    early_stop: EarlyStop | None = None
+    """Walk less from nodes whose neighborhood is clear early. Only in plan replicated."""
+    multi_source_boost: bool = False
+    """Between types, rank by (sum over the start's neighbors q of sqrt(visits by way of q))^2 (Pixie):
+    what many of a user's items lead to comes first. Only in plan replicated."""
     plan: Literal["auto", "replicated", "sharded"] = "auto"
     """replicated: every host maps the whole graph, no shuffle. sharded: walkers move, for graphs
     over `host_bytes`. Equal rows from both; auto chooses by size, and --explain tells."""
@@ -353,10 +375,8 @@ def _set_dotted(document: dict[str, Any], dotted: str, value: Any) -> None:
     document[leaf] = value
 
 
-def config_hash(*sections: BaseModel | str | int) -> str:
-    """sha256 hex of the sections' canonical JSON; equal settings give equal hashes."""
-    parts = [
-        section.model_dump(mode="json") if isinstance(section, BaseModel) else section for section in sections
-    ]
+def config_hash(*sections: Section | str | int) -> str:
+    """sha256 hex of the sections' canonical JSON; settings of equal results give equal hashes."""
+    parts = [section.deciding() if isinstance(section, Section) else section for section in sections]
     canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()

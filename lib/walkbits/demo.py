@@ -23,9 +23,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from walkbits.cli import configure_logging
+from walkbits.cli import exit_code
 from walkbits.config import load_config
-from walkbits.errors import InputError, WalkbitsError
+from walkbits.errors import InputError
 from walkbits.query import load_query, run_query
 from walkbits.session import get_session
 from walkbits.storage.views import register_views
@@ -146,7 +146,7 @@ def show(root: str) -> str:
         ]
     stages = spark.sql(
         "SELECT stage, max(seconds) AS seconds, sum(rows) AS rows FROM stage_log "
-        "WHERE run_id = :run GROUP BY stage ORDER BY min(recorded_at)",
+        "WHERE run_id = :run AND stage NOT LIKE '%/%' GROUP BY stage ORDER BY min(recorded_at)",
         args={"run": run.run_id},
     ).collect()
     text += ["\nStage                  seconds         rows\n"]
@@ -169,17 +169,15 @@ def main(argv: Iterable[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m walkbits.demo", description=__doc__)
     parser.add_argument("step", choices=("prepare", "show"))
     step = parser.parse_args(None if argv is None else list(argv)).step
-    configure_logging()
-    try:
+
+    def work() -> None:
         config = load_config(CONFIG)
         if step == "prepare":
             prepare(Path(config.interactions.path or ""), Path(config.items.path or ""))
         else:
             sys.stdout.write(show(config.root))
-    except WalkbitsError as error:
-        LOG.error("%s: %s", type(error).__name__, error)
-        return error.exit_code
-    return 0
+
+    return exit_code(work)
 
 
 if __name__ == "__main__":

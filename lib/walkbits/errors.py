@@ -5,6 +5,10 @@ it in one line and exits with the class's code; any other exception is a defect 
 exits with 1 behind its stack trace.
 """
 
+from __future__ import annotations
+
+import re
+
 
 class WalkbitsError(Exception):
     """Infrastructure or resources are not as the job needs them. Base of all others."""
@@ -52,3 +56,15 @@ class MissingDependencyError(WalkbitsError):
     """An optional jar or package that this option needs is absent."""
 
     exit_code = 7
+
+
+_RAISED = re.compile(rf"^{re.escape(__name__)}\.(\w+): (.+)$", re.MULTILINE)
+
+
+def raised_by_worker(error: BaseException) -> WalkbitsError | None:
+    """The WalkbitsError that a Python worker raised and Spark passed on as text, if that is what this is."""
+    for name, message in _RAISED.findall(str(error)):
+        kind = globals().get(name)
+        if isinstance(kind, type) and issubclass(kind, WalkbitsError):
+            return kind(message)
+    return None

@@ -8,15 +8,23 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pyspark.sql import SparkSession
 
 from walkbits.config import Config, Section, config_hash
-from walkbits.errors import InputError
+from walkbits.errors import InputError, raised_by_worker
 from walkbits.progress import watched
 from walkbits.schemas import RUN_METRICS, TABLES
-from walkbits.storage.runs import Logged, Run, is_published, log_stage, logged_stages, record_state
+from walkbits.storage.runs import (
+    PART,
+    Logged,
+    Run,
+    is_published,
+    log_stage,
+    logged_parts,
+    logged_stages,
+    record_state,
+)
 from walkbits.storage.tables import Store, Written, parse_output, utc_now
 
 LOG = logging.getLogger("walkbits")
@@ -43,10 +51,6 @@ class Context:
     def artifacts(self, name: str, run_id: str | None = None) -> Path:
         """Folder of one kind of plain files of this run, or of another; see `Config.artifacts`."""
         return self.config.artifacts_folder / (run_id or self.run_id) / name
-
-    def read(self, table_name: str, **where: Any) -> Any:
-        """This run's rows of a table, as committed."""
-        return self.store.read(TABLES[table_name], run_id=self.run_id, **where)
 
     def artifact_written(self, name: str, rows: int) -> Written:
         """Describe a finished artifact folder for the stage log."""
@@ -113,15 +117,38 @@ def execute(context: Context, stage: Stage) -> bool:
         with watched(context.spark, group) as figures:
             outputs = stage.run(context)
     except Exception as error:
-        record_state(
-            context.store, context.run, context.config, "failed", f"{stage.name}: {_first_line(error)}"
-        )
+        told = _first_line(raised_by_worker(error) or error)
+        record_state(context.store, context.run, context.config, "failed", f"{stage.name}: {told}")
         raise
     seconds = time.monotonic() - began
     context.metrics(f"{stage.name}.cost", figures | {"seconds": (seconds, "seconds")})
     log_stage(context.store, context.run_id, stage.name, key, outputs, seconds)
     _report(context, stage.name, "done", outputs, seconds)
     return True
+
+
+class Parts:
+    """The parts of a stage: what an attempt finished before it was killed, the next one keeps."""
+
+    def __init__(self, context: Context, stage: Stage) -> None:
+        done = logged_stages(context.store, context.run_id)
+        self._context, self._stage = context, stage.name
+        self._key = stage_key(stage, context.config, context.run, done)
+        self._logged = logged_parts(context.store, context.run_id, stage.name)
+
+    def kept(self, part: str) -> tuple[Written, ...] | None:
+        """What an earlier attempt wrote with the same inputs, if it still stands."""
+        logged = self._logged.get(part)
+        if logged is None or logged.stage_key != self._key or not _stands(self._context, logged):
+            return None
+        _report(self._context, f"{self._stage}{PART}{part}", "kept", logged.outputs, 0.0)
+        return logged.outputs
+
+    def finish(self, part: str, outputs: list[Written], seconds: float) -> None:
+        """From now on the part is kept."""
+        name = f"{self._stage}{PART}{part}"
+        log_stage(self._context.store, self._context.run_id, name, self._key, outputs, seconds)
+        _report(self._context, name, "done", outputs, seconds)
 
 
 def _first_line(error: Exception) -> str:

@@ -17,9 +17,9 @@ from typing import Any
 
 from pyspark.sql import Row, SparkSession
 
-from walkbits.cli import DEFAULT_CONFIG, configure_logging
+from walkbits.cli import DEFAULT_CONFIG, exit_code
 from walkbits.config import load_config
-from walkbits.errors import InputError, WalkbitsError
+from walkbits.errors import InputError
 from walkbits.query import load_query, run_query
 from walkbits.report import page
 from walkbits.schemas import PUBLICATIONS, RUN_METRICS, RUNS, STAGE_LOG
@@ -95,8 +95,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--limit", type=int, default=20, help="newest runs to list (default: %(default)s)")
     parser.add_argument("--report", type=Path, metavar="FILE", help="write an HTML page instead")
     args = parser.parse_args(argv)
-    configure_logging()
-    try:
+
+    def work() -> None:
         root = args.root or load_config(args.config).root
         spark = get_session("walkbits runs")
         rows = monitoring(spark, root, "runs")
@@ -108,10 +108,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             args.report.write_text(page(root, [row.asDict() for row in rows], views), encoding="utf-8")
             LOG.info("report=%s runs=%d", args.report.resolve(), len(rows))
         spark.stop()
-    except WalkbitsError as error:
-        LOG.error("%s: %s", type(error).__name__, error)
-        return error.exit_code
-    return 0
+
+    return exit_code(work)
 
 
 if __name__ == "__main__":

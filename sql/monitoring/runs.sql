@@ -22,6 +22,7 @@ stage_times AS (
         max(recorded_at) AS finished_at,
         max_by(seconds, recorded_at) AS seconds
     FROM stage_log
+    WHERE stage NOT LIKE '%/%' -- parts of stages
     GROUP BY run_id, stage
 ),
 

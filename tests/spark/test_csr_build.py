@@ -13,8 +13,9 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 from walk_reference import Graph, random_graph
 from walkbits.errors import InputError
-from walkbits.graph import csr as csr_module
-from walkbits.graph.csr import BipartiteCsr, csr_info, write_csr
+from walkbits.graph import csr_build
+from walkbits.graph.csr import BipartiteCsr
+from walkbits.graph.csr_build import csr_info, write_csr
 
 
 def tables(spark: SparkSession, graph: Graph, partitions: int, shuffle: int) -> tuple[DataFrame, DataFrame]:
@@ -41,7 +42,7 @@ def test_equals_the_graph_built_in_memory(
     spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     weighted: bool, partitions: int, rows_per_slice: int,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(csr_module, "ROWS_PER_SLICE", rows_per_slice)
+    monkeypatch.setattr(csr_build, "ROWS_PER_SLICE", rows_per_slice)
     spark.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", "13")  # rows are cut across batches
     try:
         graph = random_graph(90, 40, 250, 1, weighted)

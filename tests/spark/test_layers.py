@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import pytest
 import torch
 from other_models import ARCHITECTURES, HashGnn, random_bipartite
+from parquet_layers import ParquetLayers
 from plain import Graph, algorithm_2, hub_graph, random_graph
 from pyspark.sql import DataFrame, SparkSession
 from walkbits import config
@@ -68,19 +69,6 @@ def neighborhood_rows(
     return spark.createDataFrame([listed[i] for i in order], schema).repartition(partitions)
 
 
-class Layers:
-    """Commits layers to Parquet, as the stage does to Delta, and remembers them."""
-
-    def __init__(self, spark: SparkSession, folder: Path) -> None:
-        self.spark, self.folder, self.written = spark, folder, {}
-
-    def __call__(self, rows: DataFrame, layer: int) -> DataFrame:
-        path = str(self.folder / f"layer={layer}")
-        rows.write.parquet(path)
-        self.written[layer] = self.spark.read.parquet(path)
-        return self.written[layer]
-
-
 def run(
     spark: SparkSession,
     model: LoadedModel,
@@ -90,8 +78,8 @@ def run(
     cache_bytes: int | None = None,
     message_dtype: str = "fp32",
     **shape: Any,
-) -> tuple[Inferred, Layers]:
-    layers = Layers(spark, folder / "layers")
+) -> tuple[Inferred, ParquetLayers]:
+    layers = ParquetLayers(spark, folder / "layers")
     inferred = infer(
         spark,
         model,
@@ -120,8 +108,8 @@ def test_engine_equals_plain_loops(
     np.testing.assert_allclose(got, plain, rtol=0, atol=1e-5)
     sure = np.abs(plain) > 1e-5
     np.testing.assert_array_equal((got > 0)[sure], (plain > 0)[sure])
-    assert list(layers.written) == [1]
-    assert layers.written[1].columns == ["node_type", "node", "representation"]
+    assert layers.written == layers.proven == [1]
+    assert layers.read(1).columns == ["node_type", "node", "representation"]
 
 
 def test_the_model_runs_once_per_node_and_layer(
@@ -186,7 +174,7 @@ def test_column_types_are_those_of_the_tables(
     inferred, layers = run(spark, model, graph, tmp_path)
     assert inferred.embeddings.schema["embedding"].dataType == EMBEDDINGS.schema["embedding"].dataType
     for name in ("node_type", "node", "representation"):
-        assert layers.written[1].schema[name].dataType == REPRESENTATIONS.schema[name].dataType
+        assert layers.read(1).schema[name].dataType == REPRESENTATIONS.schema[name].dataType
 
 
 def test_only_the_last_layers_matrices_remain(
@@ -224,7 +212,7 @@ def test_features_must_hold_each_node_once(
         infer(
             spark, model, {"item": rows}, {"item": NODES},
             lambda relation: neighborhood_rows(spark, graph.rows),
-            config.Inference(), tmp_path / "run", Layers(spark, tmp_path),
+            config.Inference(), tmp_path / "run", ParquetLayers(spark, tmp_path),
         )  # fmt: skip
 
 
@@ -240,7 +228,7 @@ def test_features_of_the_input_must_be_given(spark: SparkSession, model: LoadedM
     with pytest.raises(InputError, match="features of item must be given"):
         infer(
             spark, model, {}, {"item": NODES}, lambda relation: spark.range(1),
-            config.Inference(), tmp_path / "run", Layers(spark, tmp_path),
+            config.Inference(), tmp_path / "run", ParquetLayers(spark, tmp_path),
         )  # fmt: skip
 
 
@@ -248,7 +236,7 @@ def test_features_of_the_input_must_be_given(spark: SparkSession, model: LoadedM
 @pytest.mark.parametrize(
     ("seed", "partitions", "block_size", "cache_bytes"), [(0, 2, 16, None), (1, 5, 64, 600)]
 )
-def test_other_architectures_need_only_a_module_and_a_card(
+def test_other_architectures_need_only_a_module_and_a_card_and_resume_at_a_layer(
     spark: SparkSession,
     tmp_path: Path,
     architecture: Any,
@@ -265,20 +253,34 @@ def test_other_architectures_need_only_a_module_and_a_card(
         tmp_path / "model", module.network, weights,
         feature_schema="0" * 64, config_hash="0" * 64, data_run="run", metrics={},
     )  # fmt: skip
-    layers = Layers(spark, tmp_path / "layers")
-    inferred = infer(
-        spark,
-        load_model(tmp_path / "model"),
-        {t: feature_rows(spark, rows, partitions) for t, rows in graph.features.items()},
-        {t: len(rows) for t, rows in graph.features.items()},
-        lambda relation: neighborhood_rows(spark, graph.rows[relation], partitions, shuffled=True),
-        config.Inference(block_size=block_size, cache_bytes=cache_bytes),
-        tmp_path / "run",
-        layers,
-    )
+
+    def infer_with(layers: ParquetLayers, folder: Path) -> Inferred:
+        return infer(
+            spark,
+            load_model(tmp_path / "model"),
+            {t: feature_rows(spark, rows, partitions) for t, rows in graph.features.items()},
+            {t: len(rows) for t, rows in graph.features.items()},
+            lambda relation: neighborhood_rows(spark, graph.rows[relation], partitions, shuffled=True),
+            config.Inference(block_size=block_size, cache_bytes=cache_bytes),
+            folder,
+            layers,
+        )
+
+    layers = ParquetLayers(spark, tmp_path / "layers")
+    inferred = infer_with(layers, tmp_path / "run")
     table = inferred.embeddings.toArrow().sort_by([("node_type", "ascending"), ("node", "ascending")])
     inferred.model_rows.check()
-    assert list(layers.written) == list(range(1, len(module.network.layers)))
+    assert layers.proven == list(range(1, len(module.network.layers)))
+    if layers.proven:
+        killed = ParquetLayers(spark, tmp_path / "layers", kept=layers.proven[-1])
+        resumed = infer_with(killed, tmp_path / "resumed")
+        again = resumed.embeddings.toArrow().sort_by([("node_type", "ascending"), ("node", "ascending")])
+        resumed.model_rows.check()
+        assert not killed.written
+        assert not any(
+            f"layer {kept}:" in one for kept in layers.proven for one in resumed.model_rows.expected
+        )
+        assert again["embedding"].equals(table["embedding"])
     plain = architecture.plain(graph, weights)
     with torch.no_grad():
         trainer = module(graph)
@@ -307,7 +309,7 @@ def test_nodes_that_an_id_tensor_does_not_know_start_at_zeros(spark: SparkSessio
         lambda relation: neighborhood_rows(spark, graph.rows[relation]),
         config.Inference(block_size=16),
         tmp_path / "run",
-        Layers(spark, tmp_path / "layers"),
+        ParquetLayers(spark, tmp_path / "layers"),
     )
     grown = dict(weights)
     for node_type, rows in graph.features.items():
@@ -361,7 +363,7 @@ def test_a_killed_worker_changes_no_bit_and_no_count(
         lambda relation: rows.mapInArrow(kill_once, rows.schema),
         config.Inference(block_size=16),
         tmp_path / "run",
-        Layers(spark, tmp_path / "layers"),
+        ParquetLayers(spark, tmp_path / "layers"),
     )
     retried = embeddings_of(inferred)
     assert Path(marker).exists()

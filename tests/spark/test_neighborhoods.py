@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from walk_reference import neighborhood, random_graph
 from walkbits import config
 from walkbits.errors import InputError
@@ -58,7 +58,8 @@ def test_partitions_and_batches_change_nothing(
     assert [n for row in rows for n in row.visits] == visits.tolist()
 
 
-def test_a_killed_worker_changes_nothing(spark: SparkSession, tmp_path: Path) -> None:
+@pytest.mark.parametrize("plan", ["replicated", "sharded"])
+def test_a_killed_worker_changes_nothing(spark: SparkSession, tmp_path: Path, plan: str) -> None:
     random_graph(100, 40, 300, 2, False).csr().save(tmp_path / "graph")
     marker = tmp_path / "fired"
 
@@ -69,8 +70,14 @@ def test_a_killed_worker_changes_nothing(spark: SparkSession, tmp_path: Path) ->
                 os._exit(9)
             return super().local()
 
+    def walk(folder: HostFolder) -> DataFrame:
+        if plan == "replicated":
+            return build_neighborhoods(spark, folder, "item_from_item", WALKS, 5)
+        scratch = (tmp_path / "walkers").as_uri()
+        return sharded_neighborhoods(spark, folder, "item_from_item", WALKS, 5, scratch, 3)
+
     calm = build_neighborhoods(spark, HostFolder(str(tmp_path / "graph"), False), "item_from_item", WALKS, 5)
-    killed = build_neighborhoods(spark, Deadly(str(tmp_path / "graph"), False), "item_from_item", WALKS, 5)
+    killed = walk(Deadly(str(tmp_path / "graph"), False))
     assert killed.orderBy("node").collect() == calm.orderBy("node").collect()
     assert marker.exists()
 

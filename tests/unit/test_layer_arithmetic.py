@@ -17,7 +17,12 @@ from plain import Graph, algorithm_2, random_graph
 from walkbits import config
 from walkbits.errors import InputError
 from walkbits.inference import arithmetic
-from walkbits.inference.rows import (
+from walkbits.inference.convolving import Convolve, Finish
+from walkbits.inference.landing import Land, Projection
+from walkbits.inference.tasks import in_blocks
+from walkbits.models.pinsage import Hop, PinSage
+from walkbits.models.sampling import SubgraphBuilder
+from walkbits.storage.vectors import (
     MatrixWriter,
     binary_array,
     create_matrix,
@@ -26,9 +31,6 @@ from walkbits.inference.rows import (
     read_lists,
     read_vectors,
 )
-from walkbits.inference.tasks import Convolve, Finish, Land, Projection
-from walkbits.models.pinsage import Hop, PinSage
-from walkbits.models.sampling import SubgraphBuilder
 
 POOLINGS = ("importance", "mean", "max")
 
@@ -162,16 +164,26 @@ def test_block_sizes_agree_within_rounding(tmp_path: Path, block_size: int) -> N
 
 
 @pytest.mark.parametrize(("width", "size"), [(133, 128), (256, 128), (7, 5), (128, 33)])
-def test_a_row_has_the_same_bits_at_any_place_of_a_block(width: int, size: int) -> None:
+@pytest.mark.parametrize("block_size", [16, 100, 4096])
+def test_a_row_has_the_same_bits_whatever_rows_are_beside_it(width: int, size: int, block_size: int) -> None:
     rng = np.random.default_rng(0)
     weights = {"a.weight": rng.standard_normal((size, width), dtype=np.float32)}
     layer = arithmetic.Linear(name="a", size=size, bias=False)
-    for height in (16, 100, 4096):
-        x = rng.standard_normal((height, width), dtype=np.float32)
-        order = rng.permutation(height)
-        straight = arithmetic.normalise(arithmetic.linear(x, layer, weights))
-        shuffled = arithmetic.normalise(arithmetic.linear(np.ascontiguousarray(x[order]), layer, weights))
-        np.testing.assert_array_equal(straight[order].view(np.uint32), shuffled.view(np.uint32))
+    x = rng.standard_normal((5000, width), dtype=np.float32)
+
+    def of(nodes: np.ndarray) -> np.ndarray:
+        rows = x[nodes]
+        return in_blocks(
+            nodes.astype(np.int32),
+            block_size,
+            lambda block: block.gather(
+                arithmetic.normalise(arithmetic.linear(block.spread(rows), layer, weights))
+            ),
+        )
+
+    straight = of(np.arange(5000))
+    for some in (rng.permutation(5000), rng.permutation(5000)[:700], np.arange(4990, 5000), np.array([77])):
+        np.testing.assert_array_equal(straight[some].view(np.uint32), of(some).view(np.uint32))
 
 
 @pytest.mark.parametrize("how", ["importance", "mean", "max", "sum"])

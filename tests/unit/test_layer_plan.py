@@ -17,8 +17,8 @@ from walkbits.inference.references import (
     rank,
     words_of,
 )
-from walkbits.inference.rows import create_matrix
 from walkbits.models.pinsage import PinSage
+from walkbits.storage.vectors import create_matrix
 
 NETWORK = PinSage(7, config.Model(hidden_size=8, embedding_size=5), 0).network
 

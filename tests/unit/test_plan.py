@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from walk_reference import random_graph
-from walkbits.config import Walks
+from walkbits.config import EarlyStop, Walks
 from walkbits.errors import InputError
 from walkbits.graph.plan import plan_walks
 
@@ -35,3 +35,10 @@ def test_a_graph_over_the_budget_is_sharded_or_refused() -> None:
     assert plan.shuffled_bytes == 1_000_000 * 100 * 9 * 20
     with pytest.raises(InputError, match=r"host_bytes 1,048,576, got \d"):
         plan_walks(10**6, 10**5, 10**7, False, "item_from_item", Walks(host_bytes=1 << 20, plan="replicated"))
+
+
+@pytest.mark.parametrize("option", [{"early_stop": EarlyStop()}, {"multi_source_boost": True}])
+def test_what_only_replicated_has_is_refused_for_a_larger_graph(option: dict[str, object]) -> None:
+    walks = Walks(host_bytes=1 << 20, **option)
+    with pytest.raises(InputError, match=rf"walks\.{next(iter(option))} needs plan replicated"):
+        plan_walks(10**6, 10**5, 10**7, False, "context_from_item", walks)

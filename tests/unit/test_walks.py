@@ -43,18 +43,21 @@ def rows_of(
     num_walks=st.sampled_from([1, 7, 150]),
     walk_length=st.integers(1, 4),
     penalty=st.sampled_from([0.0, 0.0, 0.4, 1.0]),
+    early_stop=st.sampled_from([None, None, config.EarlyStop(nodes=3, visits=2)]),
+    boost=st.booleans(),
     shape=st.sampled_from([(1, 1, 1), (25, 9, 20), (9, 25, 90), (300, 3, 280)]),
     seed=st.integers(0, 2**63 - 1),
 )
 def test_equals_plain_python(
     relation: config.Relation, weighted: bool, wide: bool, restart: float, num_neighbors: int, num_walks: int,
-    walk_length: int, penalty: float, shape: tuple[int, int, int], seed: int,
+    walk_length: int, penalty: float, early_stop: config.EarlyStop | None, boost: bool,
+    shape: tuple[int, int, int], seed: int,
 ) -> None:  # fmt: skip
     graph = random_graph(*shape, seed % 100, weighted)
     walks = config.Walks(
         num_walks=num_walks, walk_length=walk_length, restart_probability=restart,
         num_neighbors=num_neighbors, block_size=16,
-        popularity_penalty=penalty,
+        popularity_penalty=penalty, early_stop=early_stop, multi_source_boost=boost,
     )  # fmt: skip
     count = graph.num_contexts if relation.startswith("context") else graph.num_items
     nodes = np.arange(count)[: 2000 // num_walks + 1]
@@ -88,6 +91,39 @@ def test_longer_and_more_walks_extend_the_same_paths() -> None:
         ):
             counts = dict(many)
             assert all(counts[node] >= count for node, count in few)
+
+
+def test_an_early_stop_saves_walks_where_the_neighborhood_is_clear() -> None:
+    graph = random_graph(30, 20, 90, 2, False)
+    whole = config.Walks(num_walks=400)
+    stopped = whole.model_copy(update={"early_stop": config.EarlyStop(nodes=2, visits=4)})
+    most, least = (
+        [
+            sum(visits for _, visits in row)
+            for row in rows_of(graph, "item_from_item", np.arange(30), walks, 1)
+        ]
+        for walks in (whole, stopped)
+    )
+    connected = [i for i, visits in enumerate(most) if visits]
+    assert all(least[i] <= most[i] for i in connected)
+    assert sum(least) < sum(most) / 4
+
+
+def test_the_boost_prefers_what_many_sources_lead_to() -> None:
+    """Ten of the context's items lead to item 20 once each; one alone leads to item 21, more often."""
+    contexts = [(i, 0, 1) for i in range(10)]
+    shared = [(i, 1 + i, 1) for i in range(10)] + [(20, 1 + i, 1) for i in range(10)]
+    alone = [(0, 11 + i, 1) for i in range(30)] + [(21, 11 + i, 1) for i in range(30)]
+    graph = Graph(22, 41, contexts + shared + alone, False, list(range(22)), list(range(41)))
+    walks = config.Walks(num_walks=2000, walk_length=2, num_neighbors=22)
+
+    def rank_of(item: int, boost: bool) -> int:
+        chosen = walks.model_copy(update={"multi_source_boost": boost})
+        (row,) = rows_of(graph, "context_from_item", [0], chosen, 3)
+        return [node for node, _ in row].index(item)
+
+    assert rank_of(20, True) < rank_of(21, True)
+    assert rank_of(20, True) <= rank_of(20, False)
 
 
 def test_shuffled_edges_give_the_same_neighborhoods() -> None:

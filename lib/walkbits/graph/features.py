@@ -23,6 +23,7 @@ from walkbits.config import Features, Items, config_hash
 from walkbits.errors import InputError
 from walkbits.rng import draw
 from walkbits.storage.sources import as_id, as_number, require_columns, require_id
+from walkbits.storage.vectors import binary_array
 
 _TOKEN_PATTERN = "[^\\p{L}\\p{N}]+"
 _SIGN_STREAM = 0x5349474E
@@ -196,7 +197,7 @@ def vectors(
             standard = standardise(table.reshape(len(batch), -1), shared.value)  # [rows, numbers + 1]
             whole = np.hstack([projected, standard]).astype("<f4")  # [rows, feature_width]
             yield pa.RecordBatch.from_arrays(
-                [batch.column("item_id"), fixed_binary(whole)], names=["item_id", "features"]
+                [batch.column("item_id"), binary_array(whole)], names=["item_id", "features"]
             )
 
     return numeric.mapInArrow(embed, "item_id string, features binary")
@@ -234,18 +235,6 @@ def signs(buckets: NDArray[np.int32], width: int, seed: int) -> NDArray[np.float
 def standardise(numbers: NDArray[np.float64], space: FeatureSpace) -> NDArray[np.float64]:
     """(x - mean) / deviation, a null (NaN here) taken as the mean. [rows, columns]"""
     return np.where(np.isnan(numbers), 0.0, (numbers - space.means) / space.scales)
-
-
-def fixed_binary(matrix: NDArray[np.float32]) -> pa.Array:
-    """Rows of a C-contiguous matrix as an Arrow binary column, without copying the rows."""
-    rows, row_bytes = len(matrix), matrix.shape[1] * matrix.itemsize
-    if rows * row_bytes >= 2**31:
-        raise InputError(
-            f"a batch must hold < 2^31 bytes, got {rows} rows of {row_bytes}; use smaller batches"
-        )
-    offsets = np.arange(rows + 1, dtype=np.int32) * np.int32(row_bytes)
-    data = np.ascontiguousarray(matrix)
-    return pa.Array.from_buffers(pa.binary(), rows, [None, pa.py_buffer(offsets), pa.py_buffer(data)])
 
 
 def _lengths(lists: pa.ListArray) -> NDArray[np.int64]:

@@ -30,7 +30,7 @@ class WalkPlan:
         core_seconds: Of hops, on one core.
     """
 
-    relation: str
+    relation: config.Relation
     name: str
     num_shards: int
     graph_bytes: int
@@ -60,7 +60,8 @@ def plan_walks(
     """Choose the plan by size, or take the one the config names.
 
     Raises:
-        InputError: `replicated` is asked for and the graph does not fit `walks.host_bytes`.
+        InputError: `replicated` is asked for and the graph does not fit `walks.host_bytes`, or an
+            option that only `replicated` has is asked for and `sharded` is due.
     """
     pointer = 4 if num_edges < 1 << 31 else 8
     entry = 4 + (8 if weighted else 0)
@@ -72,6 +73,13 @@ def plan_walks(
             f"got {size:,} bytes; set walks.plan to auto or sharded, or use larger hosts"
         )
     sharded = walks.plan == "sharded" or not fits
+    options = {"early_stop": walks.early_stop is not None, "multi_source_boost": walks.multi_source_boost}
+    if sharded and any(options.values()):
+        raise InputError(
+            f"walks.{next(name for name, on in options.items() if on)} needs plan replicated, got a graph of "
+            f"{size:,} bytes with walks.plan {walks.plan} and walks.host_bytes {walks.host_bytes:,}; "
+            "leave the option out, or use larger hosts"
+        )
     num_shards = max(2, -(-size // walks.host_bytes)) if sharded else 1
     starts = num_items if target_of(relation) == ITEM else num_contexts
     hops = 2 * walks.walk_length - (target_of(relation) != source_of(relation))

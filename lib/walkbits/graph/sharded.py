@@ -21,8 +21,9 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from walkbits import config
+from walkbits.graph.counting import penalties
 from walkbits.graph.csr import Adjacency, BipartiteCsr, source_of, target_of
-from walkbits.graph.walks import RESTART, hop, most_edges, penalties
+from walkbits.graph.walks import RESTART, hop
 from walkbits.rng import start_key, step_draw, walker_key
 from walkbits.storage.artifacts import HostFolder
 
@@ -167,7 +168,7 @@ def _penalise(graph: HostFolder, relation: config.Relation, walks: config.Walks)
         csr = BipartiteCsr.open(graph.local())
         out, home = csr.sides(relation)
         source = out if target_of(relation) == source_of(relation) else home
-        table = penalties(walks.popularity_penalty, most_edges(source))
+        table = penalties(walks.popularity_penalty, source.max_degree)
         for batch in batches:
             visited = batch.column("visited").to_numpy()
             yield batch.append_column(

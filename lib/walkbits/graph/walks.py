@@ -18,8 +18,12 @@ whose cumulative weight exceeds u mod s.
 
 The neighborhood of a node are its `num_neighbors` most visited nodes, by count descending,
 then index ascending. With a popularity penalty beta the order is by count / degree^beta,
-degree being the neighbor's number of edges; the quotient is taken in fixed point
-(`penalties`), so that it orders alike everywhere.
+degree being the neighbor's number of edges. With the multi-source boost (Pixie), in relations
+between two types, a visit belongs to the node that its walk first went to from the start, and the
+order is by (sum over those sources of sqrt(count))^2; see graph.counting.
+
+With an early stop (Pixie), after an eighth, a quarter and half of its walks a start makes no more of
+them once `early_stop.nodes` nodes have `early_stop.visits` visits.
 
 Plan: compiled hops in lockstep over some walkers, in short loops, so that their memory
 reads overlap; numpy's SIMD sort of a block of rows, small enough for the core's cache; one
@@ -39,6 +43,7 @@ from numpy.typing import NDArray
 
 from walkbits import config
 from walkbits.errors import InputError
+from walkbits.graph.counting import often_visited, penalties, top, top_boosted, top_penalised
 from walkbits.graph.csr import Adjacency, BipartiteCsr, source_of, target_of
 from walkbits.rng import start_key, step_draw, walker_key
 
@@ -51,19 +56,9 @@ _LANES: Final = 192
 """Walkers in lockstep: enough reads in flight, few enough to stay in the first cache."""
 _BLOCK_VISITS: Final = 1 << 22
 """Most visits of a block, unless one node makes more: bounds memory when walks are many."""
-_PENALTY_ONE: Final = 2.0**36
 _HALF: Final = np.uint64(32)
 _TWO: Final = np.uint64(2)
 _ONE: Final = np.uint64(1)
-
-
-def penalties(beta: float, most: int) -> Int64:
-    """round(2^36 / degree^beta) for the degrees 0..most: int64 [most + 1]; 2^36 for degree 0.
-
-    Scores count * penalty stay below 2^63 for any count below 2^27.
-    """
-    degrees = np.maximum(np.arange(most + 1), 1).astype(np.float64)
-    return np.rint(_PENALTY_ONE * degrees**-beta).astype(np.int64)
 
 
 def neighborhoods_of(
@@ -97,9 +92,12 @@ def neighborhoods_of(
     walked = np.flatnonzero(out.indptr[nodes + np.int64(1)] > out.indptr[nodes])
     num_visits = walks.num_walks * walks.walk_length
     block_size = max(1, min(walks.block_size, _BLOCK_VISITS // num_visits, len(walked)))
-
     source = out if same_type else home
-    penalty = penalties(walks.popularity_penalty, most_edges(source)) if walks.popularity_penalty else None
+    boosted = walks.multi_source_boost and not same_type
+    # a table for beta = 0 is all ones
+    penalised = bool(walks.popularity_penalty) or boosted
+    penalty = penalties(walks.popularity_penalty, source.max_degree) if penalised else None
+
     visited = np.empty((block_size, num_visits), np.int32)
     sizes = np.zeros(len(nodes), np.int64)
     most = min(walks.num_neighbors, num_visits, source.num_nodes)
@@ -110,26 +108,22 @@ def neighborhoods_of(
         block = walked[low : low + block_size]
         starts = nodes[block]
         rows = visited[: len(block)]  # [nodes of the block, num_walks * walk_length]
-        _walk(
-            _arrays(out),
-            _arrays(home),
-            csr.weighted,
-            starts,
-            out.keys[starts].view(np.uint64),
-            np.uint64(seed),
-            walks.walk_length,
-            np.uint64(int(walks.restart_probability * 2.0**64)),
-            same_type,
-            rows.reshape(len(block), walks.num_walks, walks.walk_length),
-        )
-        rows.sort(axis=1)
         # No index is -1: of two types, no source node is the start.
         own = starts if same_type else np.full(len(block), -1, np.int32)
+        _visit(csr, relation, starts, own, walks, seed, rows)
         room = neighbors[filled:], visits[filled:]
-        if penalty is None:
-            size = _top(rows, own, walks.num_neighbors, *room)
+        if boosted:
+            tagged = np.empty(rows.shape, np.int64)
+            keys = out.keys[starts].view(np.uint64)
+            _tag(rows, keys, np.uint64(seed), walks.walk_length, _restart_below(walks), tagged)
+            tagged.sort(axis=1)
+            size = top_boosted(tagged, walks.num_neighbors, source.indptr, penalty, *room)
+        elif penalised:
+            rows.sort(axis=1)
+            size = top_penalised(rows, own, walks.num_neighbors, source.indptr, penalty, *room)
         else:
-            size = _top_penalised(rows, own, walks.num_neighbors, source.indptr, penalty, *room)
+            rows.sort(axis=1)
+            size = top(rows, own, walks.num_neighbors, *room)
         sizes[block] = size
         filled += int(size.sum())
     indptr = np.zeros(len(nodes) + 1, np.int64)
@@ -137,9 +131,40 @@ def neighborhoods_of(
     return indptr, neighbors[:filled], visits[:filled]
 
 
-def most_edges(side: Adjacency) -> int:
-    """Edges of the node that has most."""
-    return int(np.diff(side.indptr).max(initial=0))
+def _visit(
+    csr: BipartiteCsr, relation: config.Relation, starts: Int32, own: Int32, walks: config.Walks, seed: int,
+    rows: Int32,
+) -> None:  # fmt: skip
+    """Fill rows [nodes, num_walks * walk_length] with visits; those that an early stop saves are `own`."""
+    out, home = csr.sides(relation)
+    same_type = target_of(relation) == source_of(relation)
+
+    def walk(some: Int64 | slice, first: int, visited: Int32) -> None:
+        _walk(
+            _arrays(out), _arrays(home), csr.weighted, starts[some], out.keys[starts[some]].view(np.uint64),
+            np.uint64(seed), walks.walk_length, _restart_below(walks), same_type, np.uint64(first), visited,
+        )  # fmt: skip
+
+    by_walk = rows.reshape(len(starts), walks.num_walks, walks.walk_length)
+    if walks.early_stop is None:
+        walk(slice(None), 0, by_walk)
+        return
+    going, first = np.arange(len(starts)), 0
+    for upto in sorted({walks.num_walks // part for part in (8, 4, 2, 1)} - {0}):
+        part = np.empty((len(going), upto - first, walks.walk_length), np.int32)
+        walk(going, first, part)
+        by_walk[going, first:upto] = part
+        first = upto
+        if upto == walks.num_walks or not len(going):
+            break
+        so_far = np.sort(by_walk[going, :upto].reshape(len(going), upto * walks.walk_length), axis=1)
+        enough = often_visited(so_far, own[going], walks.early_stop.visits) >= walks.early_stop.nodes
+        by_walk[going[enough], upto:] = own[going[enough], None, None]
+        going = going[~enough]
+
+
+def _restart_below(walks: config.Walks) -> np.uint64:
+    return np.uint64(int(walks.restart_probability * 2.0**64))
 
 
 def _arrays(side: Adjacency) -> tuple[Int32 | Int64, Int32, Int64]:
@@ -173,9 +198,9 @@ _prefetch: Final[Any] = intrinsic(_prefetch_code)
 @njit(cache=True, nogil=True)
 def _walk(
     out: Any, home: Any, weighted: Any, starts: Any, keys: Any, seed: Any, walk_length: Any,
-    restart_below: Any, same_type: Any, visited: Any,
+    restart_below: Any, same_type: Any, first_walk: Any, visited: Any,
 ) -> None:  # fmt: skip
-    """Fill visited int32 [nodes, num_walks, walk_length] with the nodes each walk arrives at."""
+    """Fill visited int32 [nodes, walks, walk_length] with where each walk, from first_walk on, arrives."""
     num_walks = visited.shape[1]
     flat = visited.reshape(starts.size * num_walks, walk_length)
     # Unsigned, because numba checks each signed index for a negative one.
@@ -193,7 +218,7 @@ def _walk(
             if walk == num_walks:
                 node, walk = node + 1, 0
                 key = start_key(seed, keys[node])
-            walkers[i] = walker_key(key, np.uint64(walk))
+            walkers[i] = walker_key(key, first_walk + np.uint64(walk))
             start[i] = at[i] = starts[node]
             walk += 1
         for k in range(walk_length):
@@ -282,111 +307,19 @@ def _search(cumulative: Any, low: Any, last: Any, guess: Any, target: Any) -> An
 
 
 @njit(cache=True, nogil=True)
-def _top(rows: Any, own: Any, num_neighbors: Any, neighbors: Any, visits: Any) -> Any:
-    """Counts of sorted rows and their top, packed one row after the other.
-
-    Args:
-        rows: int32 [nodes, num_visits], each row ascending.
-        own: int32 [nodes], the value of each row that is not counted.
-        num_neighbors: T.
-        neighbors: int32, receives the kept values.
-        visits: int32, receives their counts.
-
-    Returns:
-        int64 [nodes], how many were kept per row.
-    """
+def _tag(rows: Any, keys: Any, seed: Any, walk_length: Any, restart_below: Any, tagged: Any) -> None:
+    """Tagged int64 [nodes, num_visits] = visit << 32 | first node visited since the walk left its start."""
     num_rows, num_visits = rows.shape
-    sizes = np.empty(num_rows, np.int64)
-    ends = np.empty(num_visits, np.int32)
-    repeated = np.empty(num_visits, np.int32)
-    counts = np.empty(num_visits, np.int32)
-    # histogram[c]: values with count c; later, where the next one of them goes
-    histogram = np.zeros(num_visits + 1, np.int64)
-    filled = 0
     for r in range(num_rows):
-        row = rows[r]
-        runs = np.int64(0)
-        for j in range(1, num_visits):
-            ends[runs] = j
-            runs += np.int64(row[j] != row[j - 1])
-        ends[runs] = num_visits
-        runs += 1
-        # Most values were visited once: only the others enter the histogram.
-        many = np.int64(0)
-        begin = np.int32(0)
-        for i in range(runs):
-            count = ends[i] - begin
-            repeated[many] = begin
-            counts[many] = count
-            many += np.int64(count > 1)
-            begin = ends[i]
-        most = np.int64(1)
-        for i in range(many):
-            if row[repeated[i]] == own[r]:
-                counts[i] = 0
-            histogram[counts[i]] += 1
-            most = max(most, np.int64(counts[i]))
-        # Higher counts come first; the last count that fits may fit in part.
-        size = 0
-        least = most + 1
-        while least > 2 and size < num_neighbors:
-            least -= 1
-            size, histogram[least] = size + histogram[least], size
-        size = min(size, num_neighbors)
-        for i in range(many):
-            count = counts[i]
-            if count >= least:
-                place = histogram[count]
-                if place < num_neighbors:
-                    neighbors[filled + place] = row[repeated[i]]
-                    visits[filled + place] = count
-                    histogram[count] = place + 1
-        histogram[: most + 1] = 0
-        # Room that is left goes to values visited once.
-        begin = np.int32(0)
-        for i in range(runs):
-            if size == num_neighbors:
-                break
-            if ends[i] - begin == 1 and row[begin] != own[r]:
-                neighbors[filled + size] = row[begin]
-                visits[filled + size] = 1
-                size += 1
-            begin = ends[i]
-        sizes[r] = size
-        filled += size
-    return sizes
-
-
-@njit(cache=True, nogil=True)
-def _top_penalised(
-    rows: Any, own: Any, num_neighbors: Any, indptr: Any, penalty: Any, neighbors: Any, visits: Any
-) -> Any:
-    """As `_top`, by count * penalty[degree of the value]; `indptr` gives the degrees."""
-    num_rows, num_visits = rows.shape
-    sizes = np.empty(num_rows, np.int64)
-    values = np.empty(num_visits, np.int32)
-    counts = np.empty(num_visits, np.int32)
-    scores = np.empty(num_visits, np.int64)
-    filled = 0
-    for r in range(num_rows):
-        row = rows[r]
-        found = 0
-        begin = 0
-        for j in range(1, num_visits + 1):
-            if j == num_visits or row[j] != row[begin]:
-                if row[begin] != own[r]:
-                    values[found] = row[begin]
-                    counts[found] = j - begin
-                    degree = indptr[row[begin] + 1] - indptr[row[begin]]
-                    scores[found] = -(j - begin) * penalty[degree]
-                    found += 1
-                begin = j
-        # Values ascend, and the sort is stable: ties come out by index.
-        order = np.argsort(scores[:found], kind="mergesort")
-        size = min(found, num_neighbors)
-        for i in range(size):
-            neighbors[filled + i] = values[order[i]]
-            visits[filled + i] = counts[order[i]]
-        sizes[r] = size
-        filled += size
-    return sizes
+        key = start_key(seed, keys[r])
+        first = np.int64(0)
+        for j in range(num_visits):
+            walk, k = j // walk_length, j % walk_length
+            if k == 0:
+                first = np.int64(rows[r, j])
+            elif restart_below:
+                walker = walker_key(key, np.uint64(walk))
+                if step_draw(walker, RESTART + np.uint64(k - 1)) < restart_below:
+                    first = np.int64(rows[r, j])
+            visit = np.int64(rows[r, j])
+            tagged[r, j] = (visit << 32) | first if visit >= 0 else np.int64(-1)

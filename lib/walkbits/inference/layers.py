@@ -7,8 +7,8 @@ budget: then the most referenced rows are mapped, and the others are shuffled on
 block of targets that references them. Nothing that grows with the graph reaches the driver's
 memory. The engine reads declarations only: it knows no architecture.
 
-A task computes in blocks of one fixed height, the last one padded, so the bits of a row
-depend neither on the rows beside it nor on partitions and batches.
+A task computes in blocks of one fixed height, in which a node's place is congruent to its index, so
+the bits of a row depend neither on the rows beside it nor on partitions and batches.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 from pyspark.sql import DataFrame, SparkSession
@@ -28,6 +28,8 @@ from walkbits import config
 from walkbits.config import Relation
 from walkbits.errors import InputError
 from walkbits.inference.arithmetic import F32
+from walkbits.inference.convolving import Convolve, ConvolveBlock, Embed, Finish
+from walkbits.inference.landing import Land, Landed, Projection, ReadMatrix, Send
 from walkbits.inference.plan import UpdatePlan, plan_updates
 from walkbits.inference.proof import ModelRows
 from walkbits.inference.references import (
@@ -38,23 +40,26 @@ from walkbits.inference.references import (
     rank,
     words_of,
 )
-from walkbits.inference.rows import MatrixWriter, create_matrix
-from walkbits.inference.tasks import (
-    Convolve,
-    ConvolveBlock,
-    Embed,
-    Finish,
-    Land,
-    Landed,
-    Projection,
-    ReadMatrix,
-    Send,
-)
 from walkbits.models.card import LoadedModel, Network, NodeType, Update
 from walkbits.schemas import EMBEDDINGS, REPRESENTATIONS
+from walkbits.storage.vectors import MatrixWriter, create_matrix
 
-Commit = Callable[[DataFrame, int], DataFrame]
-"""Writes (node_type, node, representation) as a layer and returns the rows as re-read."""
+
+class Layers(Protocol):
+    """Where inner layers are committed, as rows (node_type, node, representation)."""
+
+    def finished(self) -> int:
+        """Layers 1 to this one stand from an earlier attempt."""
+
+    def write(self, rows: DataFrame, layer: int) -> None:
+        """Commit a layer."""
+
+    def finish(self, layer: int) -> None:
+        """The committed layer is proven: a later attempt may keep it."""
+
+    def read(self, layer: int) -> DataFrame:
+        """A committed layer."""
+
 
 _KEY = [REPRESENTATIONS.schema["node_type"], REPRESENTATIONS.schema["node"]]
 _LAYER_ROWS: Final = StructType([*_KEY, REPRESENTATIONS.schema["representation"]])
@@ -83,9 +88,9 @@ def infer(
     neighborhoods: Callable[[Relation], DataFrame],
     inference: config.Inference,
     folder: Path,
-    commit: Commit,
+    layers: Layers,
 ) -> Inferred:
-    """Run a model over the whole graph.
+    """Run a model over the whole graph, from its first unfinished layer on.
 
     Args:
         spark: The session.
@@ -98,14 +103,15 @@ def infer(
         inference: Block size, byte budget and message type.
         folder: Empty scratch space on storage that all hosts see: tasks write rows to its
             files and map them in place. To be removed after `embeddings` is written.
-        commit: Writes one inner layer and gives it back as re-read.
+        layers: Where inner layers are committed, and kept from an earlier attempt.
 
     Raises:
         InputError: a node type without features, with nodes missing or doubled, or with vectors
             of another width than the card's.
     """
     network = model.card.network
-    engine = _Engine(spark, model, num_nodes, neighborhoods, inference, folder)
+    kept = min(layers.finished(), max(0, len(network.layers) - 1))
+    engine = _Engine(spark, model, num_nodes, neighborhoods, inference, folder, kept)
     for node_type, one in network.inputs.items():
         if one.source == "ids":
             engine.start_from_ids(node_type, model.weights[f"inputs.{node_type}"])
@@ -115,10 +121,14 @@ def infer(
             raise InputError(f"features of {node_type} must be given for this model, got {sorted(features)}")
     finished: dict[NodeType, DataFrame] = {}
     for number, updates in enumerate(network.layers, start=1):
-        engine.land(number)
+        engine.land(number, updates if number > kept else ())
         if number < len(network.layers):
-            rows = reduce(DataFrame.unionAll, [engine.update(number, update) for update in updates])
-            engine.advance(number, commit(rows, number))
+            if number > kept:
+                rows = reduce(DataFrame.unionAll, [engine.update(number, update) for update in updates])
+                layers.write(rows, number)
+                engine.model_rows.check(_passes_of(number, updates))
+                layers.finish(number)
+            engine.advance(number, layers.read(number))
         else:
             finished = {update.target: engine.update(number, update) for update in updates}
     for node_type in sorted(network.outputs.keys() - finished.keys()):
@@ -127,16 +137,23 @@ def infer(
     return Inferred(reduce(DataFrame.unionAll, frames), engine.model_rows)
 
 
-def model_rows_of(network: Network, num_nodes: Mapping[NodeType, int]) -> dict[str, int]:
-    """Rows that each pass must compute: the number of its nodes."""
-    rows = {}
-    for number, updates in enumerate(network.layers, start=1):
-        for update in updates:
-            if not update.project.identity:
-                rows[_land_label(number, update)] = num_nodes[update.source]
-            rows[_update_label(number, update.target)] = num_nodes[update.target]
+def model_rows_of(network: Network, num_nodes: Mapping[NodeType, int], kept: int = 0) -> dict[str, int]:
+    """Rows that each pass after the `kept` layers must compute: the number of its nodes."""
+    rows: dict[str, int] = {}
+    for number, updates in enumerate(network.layers[kept:], start=kept + 1):
+        rows |= {label: num_nodes[one] for label, one in _passes_of(number, updates).items()}
     last = {update.target for update in network.layers[-1]} if network.layers else set()
     return rows | {_embed_label(one): num_nodes[one] for one in network.outputs if one not in last}
+
+
+def _passes_of(number: int, updates: Sequence[Update]) -> dict[str, NodeType]:
+    """Passes of a layer, and the type of the nodes that each computes."""
+    passes: dict[str, NodeType] = {}
+    for update in updates:
+        if not update.project.identity:
+            passes[_land_label(number, update)] = update.source
+        passes[_update_label(number, update.target)] = update.target
+    return passes
 
 
 def _land_label(number: int, update: Update) -> str:
@@ -166,13 +183,14 @@ class _Engine:
         neighborhoods: Callable[[Relation], DataFrame],
         inference: config.Inference,
         folder: Path,
+        kept: int,
     ) -> None:
         self._spark, self._num_nodes, self._neighborhoods = spark, num_nodes, neighborhoods
         self._network, self._block_size, self._folder = model.card.network, inference.block_size, folder
         self._dtype = {"fp32": "<f4", "fp16": "<f2"}[inference.message_dtype]
         plans = plan_updates(self._network, num_nodes, inference, spark.sparkContext.defaultParallelism)
         self._plans = {(plan.layer, plan.update.relation): plan for plan in plans}
-        self.model_rows = ModelRows(spark, model_rows_of(self._network, num_nodes))
+        self.model_rows = ModelRows(spark, model_rows_of(self._network, num_nodes, kept))
         # Id tensors grow with the graph: they are mapped, never broadcast.
         small = {name: array for name, array in model.weights.items() if not name.startswith("inputs.")}
         self._weights = spark.sparkContext.broadcast(small)
@@ -199,9 +217,8 @@ class _Engine:
         blocks = self._spark.range(-(-nodes // self._block_size))
         self._newest[node_type] = blocks.mapInArrow(read.run, "node int, vector binary")
 
-    def land(self, number: int) -> None:
-        """Write and map what the updates of a layer read."""
-        updates = self._network.layers[number - 1]
+    def land(self, number: int, updates: Sequence[Update]) -> None:
+        """Write and map what some updates of a layer read, and what the outputs read of the layer before."""
         for update in updates:
             if update.degree_normalised or not self._plan(number, update).whole:
                 self._land_references(number, update)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from pyspark import TaskContext
 from pyspark.accumulators import Accumulator, AccumulatorParam
@@ -49,11 +49,13 @@ class ModelRows:
             totals[label] += rows
         return totals
 
-    def check(self) -> None:
-        """Raise WalkbitsError unless every pass computed each of its nodes once."""
+    def check(self, passes: Iterable[str] | None = None) -> None:
+        """Raise WalkbitsError unless every pass, or each of the named ones, computed each node once."""
         seen = self.seen()
         wrong = {
-            label: (seen[label], nodes) for label, nodes in self.expected.items() if seen[label] != nodes
+            label: (seen[label], self.expected[label])
+            for label in (self.expected if passes is None else passes)
+            if seen[label] != self.expected[label]
         }
         if wrong:
             raise WalkbitsError(

@@ -18,7 +18,7 @@ from pyspark.sql import Column
 from pyspark.sql import functions as F
 
 from walkbits.inference.arithmetic import I32, I64
-from walkbits.inference.rows import MatrixWriter, create_matrix, open_matrix, read_lists
+from walkbits.storage.vectors import MatrixWriter, create_matrix, open_matrix, read_lists
 
 Batches = Iterator[pa.RecordBatch]
 

@@ -17,8 +17,8 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from walkbits.errors import EmptyInputError
-from walkbits.inference.rows import MatrixWriter, create_matrix, read_lists, read_vectors
 from walkbits.models.sampling import Neighborhoods
+from walkbits.storage.vectors import MatrixWriter, create_matrix, read_lists, read_vectors
 
 _FEATURES, _NEIGHBORS, _VISITS, _PAIRS = (f"{n}.npy" for n in ("features", "neighbors", "visits", "pairs"))
 Batches = Iterator[pa.RecordBatch]

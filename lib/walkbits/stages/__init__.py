@@ -91,7 +91,7 @@ def existing(job: Job) -> Context:
 def run_stage(job: Job, name: str) -> None:
     """One stage of an existing run, or with --explain its plan on standard output."""
     context, stage = existing(job), STAGES[name]
-    if stage.explain and getattr(job.args, "explain", False):
+    if stage.explain and job.args.explain:
         sys.stdout.write(stage.explain(context) + "\n")
     else:
         execute(context, stage)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 from pyspark.sql import functions as F
 
 from walkbits.config import Relation
-from walkbits.graph.csr import BipartiteCsr, write_csr
+from walkbits.graph.csr import BipartiteCsr
+from walkbits.graph.csr_build import write_csr
 from walkbits.graph.neighborhoods import build_neighborhoods, weigh_by_context
 from walkbits.graph.pagerank import fidelity, sample_nodes
-from walkbits.graph.plan import plan_walks
+from walkbits.graph.plan import WalkPlan, plan_walks
 from walkbits.graph.sharded import sharded_neighborhoods
 from walkbits.graph.walks import neighborhoods_of
 from walkbits.models import relations_of
@@ -36,27 +38,33 @@ def run(context: Context) -> list[Written]:
     walked = weigh_by_context(edges, gamma, config.ingest.weighted) if gamma else edges
     weighted = config.ingest.weighted or bool(gamma)
     write_csr(walked, nodes, counts[ITEM], counts[CONTEXT], folder, weighted)
-    num_edges = edges.count()
-    written = [context.artifact_written(GRAPH, num_edges)]
-    graph = distribute(context.spark, folder)
+    csr = BipartiteCsr.open(folder)
+    written = [context.artifact_written(GRAPH, csr.num_edges)]
     figures: dict[str, tuple[float, str]] = {}
     for relation in relations_of(config.model):
-        plan = plan_walks(counts[ITEM], counts[CONTEXT], num_edges, weighted, relation, config.walks)
-        scratch = context.artifacts("walkers")
-        if plan.name == "replicated":
-            frame = build_neighborhoods(context.spark, graph, relation, config.walks, config.seed)
-        else:
-            frame = sharded_neighborhoods(
-                context.spark, HostFolder(str(folder), shipped=False), relation, config.walks, config.seed,
-                str(scratch), max(plan.num_shards, context.spark.sparkContext.defaultParallelism),
-            )  # fmt: skip
-        try:
-            written.append(store.write(NEIGHBORHOODS, frame, run_id, relation=relation))
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-        measured = _fidelity(BipartiteCsr.open(folder), relation, context)
+        plan = plan_walks(counts[ITEM], counts[CONTEXT], csr.num_edges, weighted, relation, config.walks)
+        written.append(_walk(context, folder, plan))
+        measured = _fidelity(csr, relation, context)
         figures |= {f"{name}[{relation}]": (value, "ratio") for name, value in measured.items()}
     return [*written, context.metrics(STAGE.name, figures)]
+
+
+def _walk(context: Context, folder: Path, plan: WalkPlan) -> Written:
+    """Commit the neighborhoods of a relation by the plan."""
+    spark, config, relation = context.spark, context.config, plan.relation
+    if plan.name == "replicated":
+        frame = build_neighborhoods(spark, distribute(spark, folder), relation, config.walks, config.seed)
+        return context.store.write(NEIGHBORHOODS, frame, context.run_id, relation=relation)
+    scratch = context.artifacts("walkers")
+    num_shards = max(plan.num_shards, spark.sparkContext.defaultParallelism)
+    try:
+        frame = sharded_neighborhoods(
+            spark, HostFolder(str(folder), shipped=False), relation, config.walks, config.seed,
+            scratch.as_uri(), num_shards,
+        )  # fmt: skip
+        return context.store.write(NEIGHBORHOODS, frame, context.run_id, relation=relation)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def explain(context: Context) -> str:

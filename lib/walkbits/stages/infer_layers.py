@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
+import time
 from pathlib import Path
 
 from pyspark.sql import DataFrame
@@ -13,7 +15,7 @@ from walkbits.graph.features import feature_schema_hash
 from walkbits.inference.layers import infer
 from walkbits.inference.plan import explained, plan_updates
 from walkbits.models.card import LoadedModel, load_model
-from walkbits.pipeline import Context, Stage
+from walkbits.pipeline import Context, Parts, Stage
 from walkbits.schemas import CONTEXT, EMBEDDINGS, FEATURES, ITEM, NEIGHBORHOODS, NODES, REPRESENTATIONS
 from walkbits.stages.build_neighborhoods import num_nodes
 from walkbits.stages.train_model import MODEL
@@ -24,14 +26,7 @@ def run(context: Context) -> list[Written]:
     """Commit every layer, then the embeddings; prove that each node was computed once per layer."""
     store, run_id = context.store, context.run_id
     model = load_run_model(context)
-    written: list[Written] = []
-
-    def commit(rows: DataFrame, layer: int) -> DataFrame:
-        written.append(store.write(REPRESENTATIONS, rows, run_id, layer=layer))
-        return store.read(REPRESENTATIONS, run_id=run_id, layer=layer).select(
-            "node_type", "node", "representation"
-        )
-
+    layers = CommittedLayers(context)
     counts = num_nodes(context)
     scratch = context.artifacts("layers")
     try:
@@ -43,16 +38,50 @@ def run(context: Context) -> list[Written]:
             neighborhoods=lambda relation: store.read(NEIGHBORHOODS, run_id=run_id, relation=relation),
             inference=context.config.inference,
             folder=scratch,
-            commit=commit,
+            layers=layers,
         )
-        written.append(store.write(EMBEDDINGS, _named(context, inferred.embeddings, counts[ITEM]), run_id))
+        embeddings = store.write(EMBEDDINGS, _named(context, inferred.embeddings, counts[ITEM]), run_id)
         inferred.model_rows.check()
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     rows = {
         f"model_rows[{label}]": (float(count), "rows") for label, count in inferred.model_rows.seen().items()
     }
-    return [*written, context.metrics(STAGE.name, rows)]
+    return [*layers.written, embeddings, context.metrics(STAGE.name, rows)]
+
+
+class CommittedLayers:
+    """The run's inner layers in the representations table; those of a killed attempt are kept."""
+
+    def __init__(self, context: Context) -> None:
+        self._context, self._parts = context, Parts(context, STAGE)
+        self.written: list[Written] = []
+        self._began = time.monotonic()
+
+    def finished(self) -> int:
+        """Layers that still stand, from the first on."""
+        for layer in itertools.count(1):
+            kept = self._parts.kept(f"layer={layer}")
+            if kept is None:
+                return layer - 1
+            self.written += kept
+        raise AssertionError
+
+    def write(self, rows: DataFrame, layer: int) -> None:
+        """Commit a layer."""
+        store, run_id = self._context.store, self._context.run_id
+        self.written.append(store.write(REPRESENTATIONS, rows, run_id, layer=layer))
+
+    def finish(self, layer: int) -> None:
+        """Log the layer, so that the next attempt keeps it."""
+        now = time.monotonic()
+        self._parts.finish(f"layer={layer}", self.written[-1:], now - self._began)
+        self._began = now
+
+    def read(self, layer: int) -> DataFrame:
+        """The layer as committed."""
+        rows = self._context.store.read(REPRESENTATIONS, run_id=self._context.run_id, layer=layer)
+        return rows.select("node_type", "node", "representation")
 
 
 def explain(context: Context) -> str:

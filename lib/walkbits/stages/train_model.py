@@ -21,7 +21,6 @@ from walkbits.models import relations_of
 from walkbits.models.arrays import read_training_arrays, write_training_arrays
 from walkbits.models.card import Card, load_model, save_model
 from walkbits.models.sampling import training_pairs
-from walkbits.models.training import train
 from walkbits.pipeline import Context, Stage
 from walkbits.schemas import EDGES, FEATURES, ITEM, LIVE, NEIGHBORHOODS, PUBLICATIONS
 from walkbits.stages.build_neighborhoods import num_nodes
@@ -86,6 +85,9 @@ def num_parameters(card: Card) -> int:
 
 def train_anew(context: Context) -> list[Written]:
     """Train on the run's own graph and save weights and card."""
+    # torch takes seconds to load: the one stage that needs it pays, and only on a day that trains
+    from walkbits.models.training import train
+
     config, store, run_id = context.config, context.store, context.run_id
     (relation,) = relations_of(config.model)
     scratch = context.artifacts("training")

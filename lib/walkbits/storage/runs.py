@@ -10,11 +10,13 @@ from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
 from walkbits import __version__
-from walkbits.config import Config, config_hash
+from walkbits.config import Config, Section, config_hash
 from walkbits.errors import InputError
 from walkbits.schemas import PUBLICATIONS, RUN_METRICS, RUNS, STAGE_LOG
 from walkbits.storage.tables import Store, Written, utc_now
 
+PART = "/"
+"""Between a stage and a part of it that a later attempt keeps, in the stage log."""
 RUN_ID_PATTERN = re.compile(r"^[0-9]{8}-[0-9a-f]{8}-a[0-9]{1,3}$")
 
 
@@ -48,19 +50,12 @@ def inputs_fingerprint(interactions: DataFrame, items: DataFrame, config: Config
     Args:
         interactions, items: The selected rows, as ingest sees them.
     """
-    deciding = config.model_dump(
-        mode="json",
-        exclude={
-            "root",
-            "artifacts",
-            "channel",
-            "audit",
-            "evaluation",
-            "maintenance",
-            "interactions",
-            "items",
-        },
-    )
+    apart = {"root", "artifacts", "channel", "audit", "evaluation", "maintenance", "interactions", "items"}
+    deciding = {
+        name: value.deciding() if isinstance(value, Section) else value
+        for name, value in config
+        if name not in apart
+    }
     return config_hash(
         __version__,
         str(sorted(deciding.items())),
@@ -181,10 +176,19 @@ def log_stage(
 
 def logged_stages(store: Store, run_id: str) -> dict[str, Logged]:
     """The newest record of each finished stage of a run."""
+    return _newest(store.read(STAGE_LOG, run_id=run_id).where(~F.col("stage").contains(PART)))
+
+
+def logged_parts(store: Store, run_id: str, stage: str) -> dict[str, Logged]:
+    """The newest record of each finished part of a stage, finished or not."""
+    records = _newest(store.read(STAGE_LOG, run_id=run_id).where(F.col("stage").startswith(stage + PART)))
+    return {name.removeprefix(stage + PART): record for name, record in records.items()}
+
+
+def _newest(records: DataFrame) -> dict[str, Logged]:
     newest = Window.partitionBy("stage")
     rows = (
-        store.read(STAGE_LOG, run_id=run_id)
-        .withColumn("_newest", F.max("recorded_at").over(newest))
+        records.withColumn("_newest", F.max("recorded_at").over(newest))
         .where(F.col("recorded_at") == F.col("_newest"))
         .orderBy("stage", "output")
         .collect()

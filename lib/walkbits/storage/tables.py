@@ -21,6 +21,7 @@ from pyspark.sql.types import DataType
 from walkbits.errors import EmptyInputError, InputError, WalkbitsError
 from walkbits.schemas import RUN_ID, Table
 
+_DIGEST = "_digest"
 _SAFE_VALUE = re.compile(r"^[A-Za-z0-9_=.-]{1,80}$")
 
 
@@ -102,7 +103,10 @@ class Store:
         frame = self._conform(table, frame, fixed)
         seen = Observation()
         (
-            frame.observe(seen, *fingerprint_columns(table))
+            # hashed in a column of its own: inside an observed metric it would run uncompiled
+            frame.withColumn(_DIGEST, row_digest(table))
+            .observe(seen, *fingerprint_columns())
+            .drop(_DIGEST)
             .write.format("delta")
             .mode("overwrite")
             .option("replaceWhere", _predicate(fixed))
@@ -143,7 +147,7 @@ class Store:
     def fingerprint(self, table: Table, run_id: str, **partition: Any) -> tuple[int, str]:
         """Rows and order-independent checksum of committed data, re-read."""
         frame = self.read(table, run_id=run_id, **partition)
-        row = frame.agg(*fingerprint_columns(table)).collect()[0]
+        row = frame.select(row_digest(table).alias(_DIGEST)).agg(*fingerprint_columns()).collect()[0]
         return int(row["rows"]), fingerprint_text(row.asDict())
 
     def _commit_of(self, table: Table, run_id: str) -> tuple[int, int]:
@@ -174,13 +178,17 @@ def _kind(data_type: DataType) -> str:
     return data_type.simpleString()
 
 
-def fingerprint_columns(table: Table) -> list[Column]:
-    """Aggregates that identify a set of rows, whatever their order.
+def row_digest(table: Table) -> Column:
+    """A row's hash without its run id, so that two runs with the same rows have the same fingerprint."""
+    return F.xxhash64(*[F.col(name) for name in table.names if name != RUN_ID.name])
 
-    The run id is left out, so two runs with the same rows have the same fingerprint. The
-    sum beside the xor makes pairs of equal rows count.
+
+def fingerprint_columns() -> list[Column]:
+    """Aggregates over digests that identify a set of rows, whatever their order.
+
+    The sum beside the xor makes pairs of equal rows count.
     """
-    digest = F.xxhash64(*[F.col(name) for name in table.names if name != RUN_ID.name])
+    digest = F.col(_DIGEST)
     return [
         F.count(F.lit(1)).alias("rows"),
         F.bit_xor(digest).alias("xor"),

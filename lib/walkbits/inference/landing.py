@@ -1,0 +1,191 @@
+"""Tasks of the source side: rows, as they are and projected, to mapped files or to destination blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from walkbits.errors import InputError
+from walkbits.inference import arithmetic
+from walkbits.inference.arithmetic import F32, I32, Weights
+from walkbits.inference.references import References, open_slots
+from walkbits.inference.tasks import Batches, Block, Task, in_blocks, vectors
+from walkbits.models.card import Dense
+from walkbits.storage.vectors import MatrixWriter, binary_array, open_matrix
+
+
+@dataclass(frozen=True)
+class Landed:
+    """What one task landed: sums that show whether each node came once, or the caller's mistake."""
+
+    rows: int
+    node_sum: int
+    square_sum: int
+    problem: str | None
+
+    schema: ClassVar[str] = "rows bigint, node_sum bigint, square_sum bigint, problem string"
+
+    @staticmethod
+    def check(tasks: Sequence[Landed], node_type: str, nodes: int) -> None:
+        """Raise InputError unless the tasks saw each of 0, ..., nodes - 1 once."""
+        for task in tasks:
+            if task.problem:
+                raise InputError(f"{node_type}: {task.problem}")
+        seen = [
+            sum(one) % 2**64 for one in zip(*((t.rows, t.node_sum, t.square_sum) for t in tasks), strict=True)
+        ]
+        wanted = [nodes, nodes * (nodes - 1) // 2 % 2**64, (nodes - 1) * nodes * (2 * nodes - 1) // 6 % 2**64]
+        if seen != wanted:
+            raise InputError(
+                f"{node_type}: features must hold each of {nodes} nodes once, got {seen[0] if seen else 0} "
+                "rows with nodes missing or doubled; rebuild the features from the run's graph"
+            )
+
+
+@dataclass(frozen=True)
+class Projection:
+    """Where the projected rows of one relation go.
+
+    Attributes:
+        label: The pass, in the proof; None where nothing is computed.
+        slots: Row of the cache of each source, -1 for the cold ones; None when all are mapped in place.
+        matrix: File of the cache.
+    """
+
+    label: str | None
+    dense: Dense
+    slots: Path | None
+    matrix: Path
+
+    def of(self, nodes: I32, rows: F32, block_size: int, weights: Weights) -> F32:
+        """fp32 [n, width] -> fp32 [n, width of what is pooled]."""
+        if not len(rows):
+            return rows
+
+        def project(block: Block) -> F32:
+            return block.gather(arithmetic.dense(block.spread(rows), self.dense, weights))
+
+        return in_blocks(nodes, block_size, project)
+
+
+@dataclass(frozen=True)
+class Land(Task):
+    """Source rows, as they are and projected, into matrix files; of cold sources only as they are.
+
+    Attributes:
+        width: Columns of the rows.
+        own: File for the rows themselves, or None.
+    """
+
+    width: int
+    own: Path | None
+    projections: tuple[Projection, ...]
+
+    def run(self, batches: Batches) -> Batches:
+        """(node, vector) -> one `Landed` row."""
+        weights = self.weights.value
+        seen, problem = np.zeros(3, np.int64), None
+        computed = [0] * len(self.projections)
+        try:
+            with ExitStack() as files:
+                own = files.enter_context(MatrixWriter(self.own)) if self.own else None
+                caches = [files.enter_context(MatrixWriter(one.matrix)) for one in self.projections]
+                slots = [open_slots(one.slots) if one.slots else None for one in self.projections]
+                for nodes, rows in vectors(batches, self.width):
+                    if own:
+                        own.write(nodes, rows)
+                    wide = nodes.astype(np.int64)
+                    seen += len(wide), wide.sum(), (wide * wide).sum()  # modulo 2^64
+                    for i, projection in enumerate(self.projections):
+                        kept, places = _cached(nodes, slots[i])
+                        projected = projection.of(nodes[kept], rows[kept], self.block_size, weights)
+                        caches[i].write(places, projected)
+                        computed[i] += len(places)
+        except InputError as error:
+            problem = str(error)
+        for projection, rows_computed in zip(self.projections, computed, strict=True):
+            if projection.label:
+                self.model_rows.report(projection.label, rows_computed)
+        yield pa.RecordBatch.from_pylist([asdict(Landed(int(seen[0]), int(seen[1]), int(seen[2]), problem))])
+
+
+def _cached(nodes: I32, slots: I32 | None) -> tuple[slice | NDArray[np.bool_], I32]:
+    """Which nodes have a row in the cache, and which row."""
+    if slots is None:
+        return slice(None), nodes
+    if len(nodes) and (nodes.min() < 0 or nodes.max() >= len(slots)):
+        raise InputError(
+            f"node must be an index below {len(slots)}, got {nodes.min()} to {nodes.max()}; "
+            "infer with the features of the run's own graph"
+        )
+    places = slots[nodes]
+    kept = places >= 0
+    return kept, places[kept]
+
+
+@dataclass(frozen=True)
+class Send(Task):
+    """Cold source rows, projected, with the destination blocks that reference them.
+
+    Attributes:
+        width: Columns of the rows.
+        references: File of `References`.
+        dtype: numpy type of the messages.
+    """
+
+    width: int
+    projection: Projection
+    slots: Path
+    references: Path
+    dtype: str
+
+    schema: ClassVar[str] = "node int, vector binary, blocks array<int>"
+
+    def run(self, batches: Batches) -> Batches:
+        """(node, vector) -> (node, vector, blocks)."""
+        slots, computed = open_slots(self.slots), 0
+        references = References(self.references, len(slots))
+        for nodes, rows in vectors(batches, self.width):
+            cold = slots[nodes] < 0
+            sent = self.projection.of(nodes[cold], rows[cold], self.block_size, self.weights.value)
+            computed += len(sent)
+            if self.projection.label:
+                self.model_rows.report(self.projection.label, computed)
+            if len(sent):
+                offsets, blocks = references.blocks(nodes[cold])
+                yield pa.RecordBatch.from_arrays(
+                    [
+                        pa.array(nodes[cold]),
+                        binary_array(sent, self.dtype),
+                        pa.ListArray.from_arrays(offsets, blocks),
+                    ],
+                    names=["node", "vector", "blocks"],
+                )
+
+
+@dataclass(frozen=True)
+class ReadMatrix:
+    """Rows of a matrix file as a table, for inputs that are part of the model."""
+
+    matrix: Path
+    rows: int
+    block_size: int
+
+    def run(self, batches: Batches) -> Batches:
+        """(number of a block) -> (node, vector)."""
+        matrix = open_matrix(self.matrix)
+        for batch in batches:
+            for block in batch.column(0).to_pylist():
+                nodes = np.arange(
+                    block * self.block_size, min((block + 1) * self.block_size, self.rows), dtype=np.int32
+                )
+                yield pa.RecordBatch.from_arrays(
+                    [pa.array(nodes), binary_array(matrix[nodes])], names=["node", "vector"]
+                )
