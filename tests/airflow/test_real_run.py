@@ -19,7 +19,7 @@ import pytest
 if "WALKBITS_AIRFLOW" not in os.environ:
     pytest.skip("runs a whole Airflow: make test-airflow", allow_module_level=True)
 
-import slice as week
+import week_slice as week
 from deltalake import DeltaTable
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -16,7 +16,7 @@ from walkbits.index.codes import codes_from_embeddings
 from walkbits.schemas import CODES, EMBEDDINGS, ITEM, LSH_BUCKETS, NODES, PUBLISHED, RELATED, Table
 from walkbits.storage.publish import Pointer
 from walkbits.storage.runs import metric
-from walkbits.storage.tables import Store, Written, fingerprint_columns, fingerprint_text
+from walkbits.storage.tables import Store, Written, fingerprint_of
 
 Figures = dict[str, tuple[float, str]]
 """Name -> (value, unit), as `run_metrics` holds them."""
@@ -200,10 +200,7 @@ def _derived(store: Store, config: Config, run_id: str) -> Iterator[str]:
 
 
 def _same(table: Table, committed: DataFrame, again: DataFrame) -> Iterator[str]:
-    found, expected = (
-        fingerprint_text(frame.agg(*fingerprint_columns(table)).collect()[0].asDict())
-        for frame in (committed, again)
-    )
+    found, expected = (fingerprint_of(table, frame)[1] for frame in (committed, again))
     if found != expected:
         yield f"{table.name} must equal what its source gives ({expected}), got {found}"
 

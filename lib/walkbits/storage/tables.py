@@ -146,9 +146,7 @@ class Store:
 
     def fingerprint(self, table: Table, run_id: str, **partition: Any) -> tuple[int, str]:
         """Rows and order-independent checksum of committed data, re-read."""
-        frame = self.read(table, run_id=run_id, **partition)
-        row = frame.select(row_digest(table).alias(_DIGEST)).agg(*fingerprint_columns()).collect()[0]
-        return int(row["rows"]), fingerprint_text(row.asDict())
+        return fingerprint_of(table, self.read(table, run_id=run_id, **partition))
 
     def _commit_of(self, table: Table, run_id: str) -> tuple[int, int]:
         """Version and bytes of the run's newest commit to a table."""
@@ -194,6 +192,12 @@ def fingerprint_columns() -> list[Column]:
         F.bit_xor(digest).alias("xor"),
         F.sum(digest.bitwiseAND(F.lit(0xFFFFFFFF))).alias("sum"),
     ]
+
+
+def fingerprint_of(table: Table, frame: DataFrame) -> tuple[int, str]:
+    """Rows and checksum of a frame of the table's columns."""
+    row = frame.select(row_digest(table).alias(_DIGEST)).agg(*fingerprint_columns()).collect()[0]
+    return int(row["rows"]), fingerprint_text(row.asDict())
 
 
 def fingerprint_text(measured: Mapping[str, Any]) -> str:
