@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-airflow test-standalone check format sql doctor bench-layers bench-walks zip lock clean
+.PHONY: help setup demo test test-airflow test-standalone check format sql doctor bench-build bench-layers bench-walks zip lock clean
 
 ACTIVATE := . conf/env.sh
 # The last day of the demo's data.
@@ -46,8 +46,11 @@ sql: setup ## SQL prompt on the published views; Q=sql/queries/FILE.sql ARGS="na
 doctor: ## Check versions, jars and settings; tells the command that mends each problem
 	@$(ACTIVATE); spark-submit jobs/doctor.py
 
+bench-build: setup ## Build a mapped graph of 100 M edges; writes benchmarks/results/graph_build.json
+	@$(ACTIVATE); spark-submit --conf spark.ui.showConsoleProgress=false benchmarks/graph_build.py $(ARGS)
+
 bench-layers: setup ## Layer engine beside the limit and a join; writes benchmarks/results/layers.json
-	@$(ACTIVATE); python benchmarks/layers.py $(ARGS)
+	@$(ACTIVATE); spark-submit --conf spark.ui.showConsoleProgress=false benchmarks/layers.py $(ARGS)
 
 bench-walks: setup ## Measure the walk engine beside its peers; writes benchmarks/results/walks.json
 	@benchmarks/peer_env.sh

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import shutil
 import statistics
 import subprocess
@@ -22,12 +21,13 @@ import time
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
+from measure import Figures, PeakMemory, seconds
 from numpy.typing import NDArray
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from walkbits import config
 from walkbits.inference.layers import infer
@@ -42,7 +42,6 @@ from walkbits.storage.vectors import binary_array
 
 WIDTH: Final = 128
 T: Final = 50
-RESULTS: Final = Path(__file__).parent / "results" / "layers.json"
 F32 = NDArray[np.float32]
 I32 = NDArray[np.int32]
 
@@ -138,24 +137,34 @@ def limit(num_nodes: int, runs: int) -> dict[str, float]:
         }
 
 
-def seconds(work: Callable[[], object]) -> float:
-    """Wall time of one call."""
-    began = time.monotonic()
-    work()
-    return time.monotonic() - began
+class Committed:
+    """Inner layers in the representations table; remembers when each was committed."""
+
+    def __init__(self, store: Store, run_id: str) -> None:
+        self.store, self.run_id = store, run_id
+        self.marks = [time.perf_counter()]
+
+    def finished(self) -> int:
+        """None: every run is whole."""
+        return 0
+
+    def write(self, rows: DataFrame, layer: int) -> None:
+        """Commit."""
+        self.store.write(REPRESENTATIONS, rows, self.run_id, layer=layer)
+        self.marks.append(time.perf_counter())
+
+    def finish(self, layer: int) -> None:
+        """Nothing to remember."""
+
+    def read(self, layer: int) -> DataFrame:
+        """As committed."""
+        rows = self.store.read(REPRESENTATIONS, run_id=self.run_id, layer=layer)
+        return rows.select("node_type", "node", "representation")
 
 
 def engine(store: Store, num_nodes: int, run_id: str, inference: config.Inference) -> dict[str, float]:
     """One run: seconds of the inner layer, of the last one, and vector bytes that it shuffled per layer."""
-    marks = [time.monotonic()]
-    folder = Path(store.root) / "_layers"
-
-    def commit(rows: DataFrame, layer: int) -> DataFrame:
-        store.write(REPRESENTATIONS, rows, run_id, layer=layer)
-        marks.append(time.monotonic())
-        rows = store.read(REPRESENTATIONS, run_id=run_id, layer=layer)
-        return rows.select("node_type", "node", "representation")
-
+    folder, layers = Path(store.root) / "_layers", Committed(store, run_id)
     features = store.read(FEATURES, run_id=run_id)
     inferred = infer(
         store.spark,
@@ -165,14 +174,14 @@ def engine(store: Store, num_nodes: int, run_id: str, inference: config.Inferenc
         lambda relation: store.read(NEIGHBORHOODS, run_id=run_id, relation=relation),
         inference,
         folder,
-        commit,
+        layers,
     )
     named = inferred.embeddings.select(
         "node_type", F.col("node").cast("bigint").alias("node_id"),
         F.col("node").cast("string").alias("external_id"), "embedding",
     )  # fmt: skip
     store.write(EMBEDDINGS, named, run_id)
-    marks.append(time.monotonic())
+    marks = [*layers.marks, time.perf_counter()]
     inferred.model_rows.check()
     sent = 0
     if (folder / "item_from_item.2.slots.npy").exists():
@@ -209,20 +218,6 @@ def join_plan(store: Store, num_nodes: int, run_id: str, fraction: float) -> flo
     return seconds(lambda: pooled.write.format("noop").mode("overwrite").save())
 
 
-def peak_worker_mb(spark: SparkSession) -> float:
-    """Largest resident size that a Python worker has had, mapped files included."""
-
-    def peak(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        import resource
-
-        list(batches)
-        used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
-        yield pa.RecordBatch.from_pydict({"mb": [used]})
-
-    rows = spark.range(64).repartition(8).mapInArrow(peak, "mb double").collect()
-    return float(max(row.mb for row in rows))
-
-
 def main() -> None:
     """Measure step by step; what is measured so far is always in the file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
@@ -235,24 +230,14 @@ def main() -> None:
         sys.stdout.write(json.dumps(limit(args.nodes, args.runs)))
         return
     n, naive = args.nodes, float(args.nodes * T * WIDTH * 4)
-    out: dict[str, Any] = {"nodes": n, "width": WIDTH, "neighbors": T, "runs": args.runs}
-    out |= {"machine": f"{os.cpu_count()} cores {platform.processor() or platform.machine()}"}
-
-    def record(**figures: Any) -> None:
-        out.update(figures)
-        RESULTS.parent.mkdir(exist_ok=True)
-        RESULTS.write_text(json.dumps(out, indent=2) + "\n", encoding="utf-8")
-        for name, value in figures.items():
-            sys.stdout.write(f"{name:<24}{value if isinstance(value, str) else f'{value:.3f}':>16}\n")
-        sys.stdout.flush()
-
+    record = Figures("layers", nodes=n, width=WIDTH, neighbors=T, runs=args.runs).record
     command = [sys.executable, __file__, "--limit", "--nodes", str(n), "--runs", str(args.runs)]
     floor = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     record(limit_inner_s=floor["inner"], limit_last_s=floor["last"])
     with tempfile.TemporaryDirectory(prefix="walkbits-layers-") as root:
-        began = time.monotonic()
+        began = time.perf_counter()
         spark = get_session("bench_layers")
-        session_s = time.monotonic() - began
+        session_s = time.perf_counter() - began
         store = Store(spark, root)
         write_tables(store, n, "bench")
         whole = config.Inference()
@@ -261,24 +246,27 @@ def main() -> None:
             seen = [run() for _ in range(runs)]
             return {name: statistics.median(one[name] for one in seen) for name in seen[0]}
 
-        first = engine(store, n, "bench", whole)
-        base = warm(lambda: engine(store, n, "bench", whole), args.runs)
+        with PeakMemory() as peak:
+            first = engine(store, n, "bench", whole)
+            base = warm(lambda: engine(store, n, "bench", whole), args.runs)
         record(
             engine_inner_s=base["inner"], engine_last_s=base["last"],
             vs_limit=base["inner"] / floor["inner"], vs_limit_last=base["last"] / floor["last"],
             cold_start_s=session_s + sum(first[k] - base[k] for k in ("inner", "last")),
-            peak_worker_mb=peak_worker_mb(spark),
+            peak_worker_mb=peak.private_mb,
+            peak_worker_mb_with_mapped_matrices=peak.resident_mb,
         )  # fmt: skip
         small, large = (join_plan(store, n, "bench", share) for share in (0.002, 0.01))
         full = large + (large - small) / 0.008 * 0.99
         record(join_sample_s=large, join_full_s=full, vs_join_plan=full / base["inner"])
         for name, budget in (("half", n * WIDTH * 2), ("zero", 0)):
-            part = engine(store, n, "bench", config.Inference(cache_bytes=budget))
+            with PeakMemory() as peak:
+                part = engine(store, n, "bench", config.Inference(cache_bytes=budget))
             record(**{
                 f"{name}_budget_s": part["inner"] + part["last"],
                 f"{name}_budget_ratio": part["shuffled"] / naive,
+                f"{name}_budget_peak_worker_mb": peak.private_mb,
             })  # fmt: skip
-        record(peak_worker_mb_shuffled=peak_worker_mb(spark))
         per_node = {n: (base["inner"] + base["last"]) / n}
         for size in sorted(args.growth):
             write_tables(store, size, f"bench{size}")

@@ -57,6 +57,7 @@ def main() -> None:
     )
     parser.add_argument("--quick", action="store_true", help="a tenth of the size")
     parser.add_argument("--repeats", type=int, default=3, help="warm repeats of the stage (default: 3)")
+    parser.add_argument("--only-dgl", action="store_true", help="leave out the join plan and the promotions")
     args = parser.parse_args()
     items = 100_000 if args.quick else 1_000_000
     figures = Figures("walks", items=items, num_walks=WALKS.num_walks, walk_length=WALKS.walk_length)
@@ -69,6 +70,8 @@ def main() -> None:
         figures.record(**measure_dgl(graphs[items], min(items, 40_000)))
         figures.record(**measure_stage(spark, graphs, items, folder, args.repeats))
         figures.record(vs_dgl=figures["stage_nodes_per_s"] / figures["dgl_nodes_per_s"])
+        if args.only_dgl:
+            return
         figures.record(**measure_join_plan(spark, csr, folder))
         steps = figures["stage_nodes_per_s"] * HOPS
         figures.record(vs_join_plan=steps / figures["join_plan_steps_per_s"])

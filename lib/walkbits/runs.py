@@ -47,6 +47,15 @@ def monitoring(spark: SparkSession, root: str, name: str) -> list[Row]:
     return run_query(spark, load_query(SQL_FOLDER / "monitoring" / f"{name}.sql"), {}).collect()
 
 
+def write_report(spark: SparkSession, root: str, path: Path) -> None:
+    """Write the HTML page of all runs under a root, and log where it is."""
+    names = ("runs", "freshness", "cost", "fidelity", "drift")
+    views = {name: [row.asDict() for row in monitoring(spark, root, name)] for name in names}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page(root, views.pop("runs"), views), encoding="utf-8")
+    LOG.info("report=%s", path.resolve().as_uri())
+
+
 def as_table(rows: Sequence[dict[str, Any]]) -> str:
     """Rows of one shape as text, columns aligned, long cells cut."""
     if not rows:
@@ -99,14 +108,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     def work() -> None:
         root = args.root or load_config(args.config).root
         spark = get_session("walkbits runs")
-        rows = monitoring(spark, root, "runs")
         if args.report is None:
-            sys.stdout.write(list_runs(rows, args.limit))
+            sys.stdout.write(list_runs(monitoring(spark, root, "runs"), args.limit))
         else:
-            names = ("freshness", "cost", "fidelity", "drift")
-            views = {name: [row.asDict() for row in monitoring(spark, root, name)] for name in names}
-            args.report.write_text(page(root, [row.asDict() for row in rows], views), encoding="utf-8")
-            LOG.info("report=%s runs=%d", args.report.resolve(), len(rows))
+            write_report(spark, root, args.report)
         spark.stop()
 
     return exit_code(work)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -79,6 +80,12 @@ def dags_test(
     return process.returncode, log.read_text(encoding="utf-8")
 
 
+def run_id(log: str, ds: date) -> str:
+    """The day's run, as its jobs named it."""
+    (found,) = set(re.findall(rf"run=({ds:%Y%m%d}-[0-9a-f]{{8}}-a1) ", log))
+    return str(found)
+
+
 def run_date(ds: date) -> str:
     """`dags test` takes the time of the run: the end of the day's interval."""
     return str(ds + timedelta(days=1))
@@ -127,6 +134,8 @@ def test_two_days_a_kill_a_repeat_and_a_backfill(folder: Path) -> None:
     code, log = dags_test(folder, "walkbits_daily", run_date(week.SECOND))
     assert code == 0, log[-4000:]
     assert "stage=maintain_tables state=done" in log
+    (report,) = {line.split("report=")[1].split()[0] for line in log.splitlines() if "report=file://" in line}
+    assert run_id(log, week.SECOND) in Path(report.removeprefix("file://")).read_text(encoding="utf-8")
     assert pointers(folder) == [("live", 1, week.FIRST), ("live", 2, week.SECOND)]
     models = DeltaTable(folder / "tables" / "publications").to_pyarrow_table()["model_version"].to_pylist()
     assert len(set(models)) == 1  # a week's model serves the second day

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 
 from walkbits.cli import Job
 from walkbits.pipeline import Context, Stage, execute
+from walkbits.runs import write_report
 from walkbits.stages import (
     build_index,
     build_neighborhoods,
@@ -103,10 +104,14 @@ def train(job: Job) -> None:
 
 
 def audit_run(job: Job) -> None:
-    """Audit an existing run, without publishing it."""
+    """Audit an existing run, without publishing it; the verdict comes with a report to open."""
     context = existing(job)
-    if not is_live(context):
+    if is_live(context):
+        return
+    try:
         audit_committed(context, read_pointer(job.store, job.config.channel))
+    finally:
+        write_report(job.spark, job.store.root, job.config.artifacts_folder / "report.html")
 
 
 def publish_run(job: Job) -> None:
