@@ -39,7 +39,6 @@ from walkbits.graph.csr import Adjacency, BipartiteCsr
 from walkbits.graph.neighborhoods import build_neighborhoods
 from walkbits.schemas import NEIGHBORHOODS
 from walkbits.session import get_session
-from walkbits.storage.artifacts import distribute
 from walkbits.storage.tables import Store
 
 PEER_PYTHON = ROOT / ".cache" / "bench-dgl" / "bin" / "python"
@@ -156,7 +155,7 @@ def measure_stage(
     """The Spark stage, cold, warm, without its Delta write, and at other sizes."""
 
     def stage(n: int) -> DataFrame:
-        return build_neighborhoods(spark, distribute(spark, graphs[n]), "item_from_item", WALKS, SEED)
+        return build_neighborhoods(spark, graphs[n], "item_from_item", WALKS, SEED)
 
     def write(n: int) -> None:
         write_stage(stage(n), scratch)
@@ -202,7 +201,7 @@ def measure_promotions(spark: SparkSession, scratch: Path) -> dict[str, float]:
     ).save(folder)
 
     def write() -> None:
-        graph = distribute(spark, folder)
+        graph = folder
         write_stage(build_neighborhoods(spark, graph, "item_from_item", WALKS, SEED), scratch)
 
     write()

@@ -23,6 +23,10 @@ REQUIRED_SETTINGS: Final[dict[str, tuple[str, str]]] = {
     "spark.sql.ansi.enabled": ("true", "overflow and bad casts would pass silently"),
     "spark.sql.files.ignoreCorruptFiles": ("false", "a damaged file would be skipped"),
     "spark.sql.files.ignoreMissingFiles": ("false", "a lost file would be skipped"),
+    "spark.sql.legacy.parameterSubstitution.constantsOnly": (
+        "true",
+        "Delta's parser would drop the parameters of queries",
+    ),
     "spark.hadoop.parquet.page.verify-checksum.enabled": ("true", "a flipped bit would be read as data"),
     "spark.sql.shuffle.orderIndependentChecksum.enabled": ("true", "a retried shuffle could mix two results"),
     "spark.sql.shuffle.orderIndependentChecksum.enableFullRetryOnMismatch": (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
+from pathlib import Path, PosixPath
 
 import numpy as np
 import pytest
@@ -16,7 +16,6 @@ from walkbits.graph.neighborhoods import build_neighborhoods, weigh_by_context
 from walkbits.graph.sharded import sharded_neighborhoods
 from walkbits.graph.walks import neighborhoods_of
 from walkbits.schemas import NEIGHBORHOODS
-from walkbits.storage.artifacts import HostFolder, distribute
 
 RELATIONS: tuple[config.Relation, ...] = ("item_from_item", "item_from_context", "context_from_item")
 WALKS = config.Walks(num_walks=10, num_neighbors=4, restart_probability=0.1)
@@ -28,7 +27,7 @@ def test_rows_are_those_of_plain_python(
 ) -> None:
     graph = random_graph(50, 20, 60, 1, True)
     graph.csr().save(tmp_path)
-    table = build_neighborhoods(spark, distribute(spark, tmp_path), relation, WALKS, seed=5)
+    table = build_neighborhoods(spark, tmp_path, relation, WALKS, seed=5)
     rows = table.orderBy("node").collect()
     assert [row.node for row in rows] == list(range(20 if relation == "context_from_item" else 50))
     assert {row.relation for row in rows} == {relation}
@@ -47,7 +46,7 @@ def test_partitions_and_batches_change_nothing(
     csr = random_graph(200, 40, 500, 2, False).csr()
     csr.save(tmp_path)
     monkeypatch.setattr(module, "NODES_PER_BATCH", 7)
-    table = build_neighborhoods(spark, distribute(spark, tmp_path), "item_from_item", WALKS, 5, partitions)
+    table = build_neighborhoods(spark, tmp_path, "item_from_item", WALKS, 5, partitions)
     assert table.rdd.getNumPartitions() == partitions
     rows = table.orderBy("node").collect()
     nodes = np.arange(200, dtype=np.int32)
@@ -63,30 +62,32 @@ def test_a_killed_worker_changes_nothing(spark: SparkSession, tmp_path: Path, pl
     random_graph(100, 40, 300, 2, False).csr().save(tmp_path / "graph")
     marker = tmp_path / "fired"
 
-    class Deadly(HostFolder):
-        def local(self) -> Path:
-            if Path("/proc/self/cmdline").read_bytes().find(b"pyspark.daemon") >= 0 and not marker.exists():
+    class Deadly(PosixPath):
+        """A graph folder that kills the first worker to open it."""
+
+        def __truediv__(self, name: str) -> Path:
+            if b"pyspark.daemon" in Path("/proc/self/cmdline").read_bytes() and not marker.exists():
                 marker.touch()
                 os._exit(9)
-            return super().local()
+            return Path(str(self), name)
 
-    def walk(folder: HostFolder) -> DataFrame:
+    def walk(folder: Path) -> DataFrame:
         if plan == "replicated":
             return build_neighborhoods(spark, folder, "item_from_item", WALKS, 5)
         scratch = (tmp_path / "walkers").as_uri()
         return sharded_neighborhoods(spark, folder, "item_from_item", WALKS, 5, scratch, 3)
 
-    calm = build_neighborhoods(spark, HostFolder(str(tmp_path / "graph"), False), "item_from_item", WALKS, 5)
-    killed = walk(Deadly(str(tmp_path / "graph"), False))
+    calm = build_neighborhoods(spark, tmp_path / "graph", "item_from_item", WALKS, 5)
+    killed = walk(Deadly(tmp_path / "graph"))
     assert killed.orderBy("node").collect() == calm.orderBy("node").collect()
     assert marker.exists()
 
 
 def test_a_single_node_has_its_row_and_no_graph_is_an_error(spark: SparkSession, tmp_path: Path) -> None:
     random_graph(1, 1, 0, 0, False).csr().save(tmp_path)
-    assert build_neighborhoods(spark, distribute(spark, tmp_path), "item_from_item", WALKS, 5).count() == 1
+    assert build_neighborhoods(spark, tmp_path, "item_from_item", WALKS, 5).count() == 1
     with pytest.raises(InputError, match="finished"):
-        build_neighborhoods(spark, HostFolder(str(tmp_path / "none"), False), "item_from_item", WALKS, 5)
+        build_neighborhoods(spark, tmp_path / "none", "item_from_item", WALKS, 5)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +98,7 @@ def test_both_plans_give_the_same_rows(
     spark: SparkSession, tmp_path: Path, relation: config.Relation, penalty: float, shards: int
 ) -> None:
     random_graph(60, 20, 80, 1, True).csr().save(tmp_path / "graph")
-    graph = HostFolder(str(tmp_path / "graph"), False)
+    graph = tmp_path / "graph"
     walks = config.Walks(
         num_walks=20, walk_length=3, num_neighbors=4, restart_probability=0.3, popularity_penalty=penalty
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -15,7 +16,6 @@ from walkbits import config
 from walkbits.graph.csr import BipartiteCsr, read_meta, target_of
 from walkbits.graph.walks import neighborhoods_of
 from walkbits.schemas import ITEM, NEIGHBORHOODS, WEIGHT_SCALE
-from walkbits.storage.artifacts import HostFolder
 
 NODES_PER_BATCH: Final = 4096
 """Nodes of one row of the task list and one Arrow batch out; results do not depend on it."""
@@ -24,7 +24,7 @@ COLUMNS: Final = ("relation", "node", "neighbors", "visits")
 
 def build_neighborhoods(
     spark: SparkSession,
-    graph: HostFolder,
+    graph: Path,
     relation: config.Relation,
     walks: config.Walks,
     seed: int,
@@ -34,7 +34,7 @@ def build_neighborhoods(
 
     Args:
         spark: The session.
-        graph: The graph folder (see graph.csr), already on its way to each host.
+        graph: The graph folder (see graph.csr), on storage that every host sees and maps.
         relation: Target and source type.
         walks: The walks; see graph.walks for what they do.
         seed: Seed of the run.
@@ -47,7 +47,7 @@ def build_neighborhoods(
     Raises:
         InputError: there is no finished graph in the folder.
     """
-    meta = read_meta(graph.local())
+    meta = read_meta(graph)
     num_nodes = meta["num_items"] if target_of(relation) == ITEM else meta["num_contexts"]
     num_blocks = -(-num_nodes // NODES_PER_BATCH)
     partitions = num_partitions or 4 * spark.sparkContext.defaultParallelism
@@ -79,10 +79,10 @@ def weigh_by_context(edges: DataFrame, gamma: float, weighted: bool) -> DataFram
 
 
 def _walk_blocks(
-    graph: HostFolder, relation: config.Relation, walks: config.Walks, seed: int, num_nodes: int
+    graph: Path, relation: config.Relation, walks: config.Walks, seed: int, num_nodes: int
 ) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
     def walk(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        csr = BipartiteCsr.open(graph.local())
+        csr = BipartiteCsr.open(graph)
         for batch in batches:
             for block in batch.column("id").to_pylist():
                 low = block * NODES_PER_BATCH

@@ -12,6 +12,7 @@ is written before the next begins: a lost executor repeats its part of one hop.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -25,7 +26,6 @@ from walkbits.graph.counting import penalties
 from walkbits.graph.csr import Adjacency, BipartiteCsr, source_of, target_of
 from walkbits.graph.walks import RESTART, hop
 from walkbits.rng import start_key, step_draw, walker_key
-from walkbits.storage.artifacts import HostFolder
 
 Arrays = Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
 
@@ -36,7 +36,7 @@ _BATCH: Final = 1 << 16
 
 def sharded_neighborhoods(
     spark: SparkSession,
-    graph: HostFolder,
+    graph: Path,
     relation: config.Relation,
     walks: config.Walks,
     seed: int,
@@ -57,7 +57,7 @@ def sharded_neighborhoods(
     Returns:
         relation, node, neighbors, visits as in schemas.NEIGHBORHOODS.
     """
-    csr = BipartiteCsr.open(graph.local())
+    csr = BipartiteCsr.open(graph)
     out, home = csr.sides(relation)
     same_type = target_of(relation) == source_of(relation)
     states = spark.range(out.num_nodes).mapInArrow(_starts(graph, relation, walks), STATE)
@@ -85,9 +85,9 @@ def _by_shard(states: DataFrame, num_nodes: int, num_shards: int) -> DataFrame:
     return states.repartitionById(num_shards, shard).sortWithinPartitions("at")
 
 
-def _starts(graph: HostFolder, relation: config.Relation, walks: config.Walks) -> Arrays:
+def _starts(graph: Path, relation: config.Relation, walks: config.Walks) -> Arrays:
     def start(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        out, _ = BipartiteCsr.open(graph.local()).sides(relation)
+        out, _ = BipartiteCsr.open(graph).sides(relation)
         for batch in batches:
             nodes = batch.column(0).to_numpy()
             nodes = nodes[out.indptr[nodes + 1] > out.indptr[nodes]]
@@ -100,14 +100,12 @@ def _starts(graph: HostFolder, relation: config.Relation, walks: config.Walks) -
     return start
 
 
-def _move(
-    graph: HostFolder, relation: config.Relation, walks: config.Walks, seed: int, number: int
-) -> Arrays:
+def _move(graph: Path, relation: config.Relation, walks: config.Walks, seed: int, number: int) -> Arrays:
     """One hop of every walker; after a hop home, the restart."""
     restart_below = np.uint64(int(walks.restart_probability * 2.0**64))
 
     def move(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        csr = BipartiteCsr.open(graph.local())
+        csr = BipartiteCsr.open(graph)
         out, home = csr.sides(relation)
         side, other = (out, home) if number % 2 == 0 else (home, out)
         for batch in batches:
@@ -139,7 +137,7 @@ def _hop(
 
 
 def _cut(
-    spark: SparkSession, counts: DataFrame, graph: HostFolder, relation: config.Relation,
+    spark: SparkSession, counts: DataFrame, graph: Path, relation: config.Relation,
     walks: config.Walks, num_nodes: int,
 ) -> DataFrame:  # fmt: skip
     """The T highest per start, by visits times penalty descending, then index ascending."""
@@ -163,9 +161,9 @@ def _cut(
     )
 
 
-def _penalise(graph: HostFolder, relation: config.Relation, walks: config.Walks) -> Arrays:
+def _penalise(graph: Path, relation: config.Relation, walks: config.Walks) -> Arrays:
     def penalise(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        csr = BipartiteCsr.open(graph.local())
+        csr = BipartiteCsr.open(graph)
         out, home = csr.sides(relation)
         source = out if target_of(relation) == source_of(relation) else home
         table = penalties(walks.popularity_penalty, source.max_degree)

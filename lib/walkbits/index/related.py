@@ -19,7 +19,6 @@ from pyspark.sql import functions as F
 from walkbits.errors import EmptyInputError, InputError
 from walkbits.index.codes import vectors
 from walkbits.index.exact import QUERY_BLOCK, top_k
-from walkbits.storage.artifacts import HostFolder, distribute
 
 MATRIX: Final = "items.npy"
 
@@ -48,12 +47,11 @@ def related_items(
     """
     num_items, size = _shape(embeddings)
     matrix = _write_matrix(embeddings, num_items, size, Path(folder))
-    mapped = distribute(spark, folder)
     blocks = -(-num_items // QUERY_BLOCK)
     # Several tasks per core even out their lengths; a task costs little beside a block.
     tasks = min(blocks, 4 * spark.sparkContext.defaultParallelism)
     pairs = spark.range(0, blocks, numPartitions=tasks).mapInArrow(
-        _scanner(mapped, matrix.name, num_related), "item BIGINT, rank INT, related BIGINT, score FLOAT"
+        _scanner(matrix, num_related), "item BIGINT, rank INT, related BIGINT, score FLOAT"
     )
     # Spark cannot know how many rows the scan returns and would broadcast them.
     ids = embeddings.select("node_id", "external_id").hint("shuffle_hash")
@@ -110,11 +108,9 @@ def _write_matrix(embeddings: DataFrame, num_items: int, size: int, folder: Path
     return path
 
 
-def _scanner(
-    folder: HostFolder, name: str, num_related: int
-) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+def _scanner(path: Path, num_related: int) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
     def scan(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        matrix = np.load(folder.local() / name, mmap_mode="r")
+        matrix = np.load(path, mmap_mode="r")
         length = min(num_related, len(matrix) - 1)
         for batch in batches:
             for block in batch.column("id").to_pylist():

@@ -20,7 +20,6 @@ from walkbits.models import relations_of
 from walkbits.models.card import NodeType
 from walkbits.pipeline import Context, Stage
 from walkbits.schemas import CONTEXT, EDGES, ITEM, NEIGHBORHOODS, NODES
-from walkbits.storage.artifacts import HostFolder, distribute
 from walkbits.storage.tables import Written
 
 GRAPH = "graph"
@@ -53,13 +52,13 @@ def _walk(context: Context, folder: Path, plan: WalkPlan) -> Written:
     """Commit the neighborhoods of a relation by the plan."""
     spark, config, relation = context.spark, context.config, plan.relation
     if plan.name == "replicated":
-        frame = build_neighborhoods(spark, distribute(spark, folder), relation, config.walks, config.seed)
+        frame = build_neighborhoods(spark, folder, relation, config.walks, config.seed)
         return context.store.write(NEIGHBORHOODS, frame, context.run_id, relation=relation)
     scratch = context.artifacts("walkers")
     num_shards = max(plan.num_shards, spark.sparkContext.defaultParallelism)
     try:
         frame = sharded_neighborhoods(
-            spark, HostFolder(str(folder), shipped=False), relation, config.walks, config.seed,
+            spark, folder, relation, config.walks, config.seed,
             scratch.as_uri(), num_shards,
         )  # fmt: skip
         return context.store.write(NEIGHBORHOODS, frame, context.run_id, relation=relation)

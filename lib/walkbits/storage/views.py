@@ -22,18 +22,24 @@ def register_views(spark: SparkSession, root: str, sql_folder: Path = SQL_FOLDER
         The names registered.
 
     Raises:
-        InputError: nothing was ever published under the root.
+        InputError: nothing was ever published under the root, or the views' files are not there.
     """
     store = Store(spark, root)
     if not store.exists(PUBLICATIONS):
         raise InputError(
             f"root must hold published tables, got '{root}' without any; run jobs/run_daily.py first"
         )
+    scripts = sorted((sql_folder / "views").glob("*.sql"))
+    if not scripts:
+        raise InputError(
+            f"the folder sql/ must lie beside lib/, got none at '{sql_folder}'; "
+            "run from a checkout, not from a zip"
+        )
     names = []
     for table in TABLES.values():
         store.read(table).createOrReplaceTempView(table.name)
         names.append(table.name)
-    for script in sorted((sql_folder / "views").glob("*.sql")):
+    for script in scripts:
         for statement in statements(script.read_text(encoding="utf-8")):
             spark.sql(statement)
         names.append(script.stem)
