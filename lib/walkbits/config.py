@@ -145,8 +145,15 @@ class Walks(Section):
 
     speed_only: ClassVar[frozenset[str]] = frozenset({"plan", "host_bytes", "block_size"})
 
+    method: Literal["sample", "push"] = "sample"
+    """sample: seeded walks. push: the walks' distribution itself up to `push_epsilon`, without chance; dearer."""
+    push_epsilon: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.05
+    """Largest share of all visits that push may miss. 0.01 to 0.1."""
     num_walks: Annotated[int, Field(ge=1, le=100_000)] = 100
     """Walks from every node. 50 to 1,000."""
+    target_mass: Fraction | None = None
+    """Double `num_walks`, up to 10,000, until the neighborhoods hold this share of the exact top T's visits
+    on a sample of nodes. 0.9 to 0.98; run_metrics tells what it took. Absent walks `num_walks`."""
     walk_length: Annotated[int, Field(ge=1, le=1000)] = 5
     """Counted visits of one walk. 2 to 20."""
     restart_probability: Probability = 0.0
@@ -169,6 +176,18 @@ class Walks(Section):
     """Memory of one host that the mapped graph may take. Half of the smallest host's."""
     block_size: Annotated[int, Field(ge=16, le=65_536)] = 256
     """Start nodes walked together; a block should fit the core's cache. 250 to 500."""
+
+    @model_validator(mode="after")
+    def _push_makes_no_walks(self) -> Walks:
+        sampled = {
+            "target_mass": self.target_mass is not None,
+            "early_stop": self.early_stop is not None,
+            "multi_source_boost": self.multi_source_boost,
+        }
+        named = [name for name, on in sampled.items() if on]
+        if self.method == "push" and named:
+            raise ValueError(f"method push goes without {', '.join(named)}")
+        return self
 
 
 class Model(Section):

@@ -51,7 +51,7 @@ def test_a_job_killed_in_a_stage_resumes_and_publishes_whole(spark: SparkSession
     world.write_inputs(tmp_path / "inputs")
     config = world.write_config(tmp_path, tmp_path / "inputs", tmp_path / "root")
     killed = submit(config, tmp_path / "killed.log")
-    wait_for(tmp_path / "killed.log", "stage=infer_layers", killed)
+    wait_for(tmp_path / "killed.log", "stage=infer_layers/layer=1 ", killed)
     os.killpg(killed.pid, signal.SIGKILL)
     assert killed.wait(timeout=60) == -signal.SIGKILL
 
@@ -64,7 +64,7 @@ def test_a_job_killed_in_a_stage_resumes_and_publishes_whole(spark: SparkSession
     again = submit(config, tmp_path / "again.log")
     assert again.wait(timeout=500) == 0, (tmp_path / "again.log").read_text(encoding="utf-8")[-3000:]
     log = (tmp_path / "again.log").read_text(encoding="utf-8")
-    for stage in before:
+    for stage in (*before, "infer_layers/layer=1"):
         assert f"stage={stage} run={run_id} state=kept" in log
     for stage in ("infer_layers", "build_index", "publish_run"):
         assert f"stage={stage} run={run_id} state=done" in log

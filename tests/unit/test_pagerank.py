@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from walk_reference import Graph, random_graph
 from walkbits import config
-from walkbits.graph.pagerank import exact_ppr, fidelity, sample_nodes
+from walkbits.graph.pagerank import exact_ppr, fidelity, reach_mass, sample_nodes
 from walkbits.graph.walks import neighborhoods_of
 
 RELATIONS: tuple[config.Relation, ...] = ("item_from_item", "item_from_context", "context_from_item")
@@ -105,3 +105,22 @@ def test_the_sample_is_keyed() -> None:
     assert set(chosen) != set(sample_nodes(csr, "item_from_item", 20, 8))
     connected = int((np.diff(csr.item.indptr) > 0).sum())
     assert len(sample_nodes(csr, "item_from_item", 10_000, 7)) == connected < 200
+
+
+def test_walks_double_until_they_reach_the_mass() -> None:
+    csr = random_graph(60, 40, 300, 1, True).csr()
+    nodes = sample_nodes(csr, "item_from_item", 64, 3)
+
+    def mass(walks: config.Walks) -> float:
+        return fidelity(
+            csr, "item_from_item", nodes, *neighborhoods_of(csr, "item_from_item", nodes, walks, 3), walks
+        )["mass_at_t"]
+
+    walks = config.Walks(num_walks=5, num_neighbors=10, target_mass=0.97)
+    reached = reach_mass(csr, "item_from_item", walks, 3)
+    assert reached.num_walks in {5 << k for k in range(1, 12)}
+    assert mass(reached) >= 0.97 > mass(reached.model_copy(update={"num_walks": reached.num_walks // 2}))
+    assert (
+        reach_mass(csr, "item_from_item", walks.model_copy(update={"target_mass": 1.0}), 3).num_walks == 5120
+    )
+    assert reach_mass(csr, "item_from_item", walks.model_copy(update={"target_mass": None}), 3).num_walks == 5

@@ -13,6 +13,7 @@ and the visits are the sum over rounds of the line that is of the source type.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 
 from walkbits import config
 from walkbits.graph.csr import Adjacency, BipartiteCsr, source_of, target_of
+from walkbits.graph.walks import neighborhoods_of
 from walkbits.rng import draw
 from walkbits.schemas import ITEM
 
@@ -30,6 +32,10 @@ F64 = NDArray[np.float64]
 
 _SAMPLE: Final = 1 << 40
 """Walk number of the sampling draws, beyond every walk's."""
+_TUNED_ON: Final = 64
+"""Nodes that `reach_mass` looks at."""
+_MOST_WALKS: Final = 10_000
+"""More than these from every node would be a slow way to compute the exact answer."""
 _COLUMNS: Final = 8
 """Start nodes solved together: their values for one node of the graph fill one cache line."""
 
@@ -90,32 +96,60 @@ def fidelity(
         between the neighborhood's weights and the exact visits of its nodes, both with sum
         1; sampled_nodes: how many nodes the means are over. With no node: 1, 1, 0, 0.
     """
+    return fidelities(csr, relation, nodes, [(indptr, neighbors, visits)], walks)[0]
+
+
+def fidelities(
+    csr: BipartiteCsr,
+    relation: config.Relation,
+    nodes: Int32,
+    samples: Sequence[tuple[Int64, Int32, Int32]],
+    walks: config.Walks,
+) -> list[dict[str, float]]:
+    """`fidelity` of several samples of the same nodes; the exact visits are computed once."""
     starts = np.asarray(nodes, np.int64)
     source = csr.item if source_of(relation) == ITEM else csr.context
     degrees = np.maximum(np.diff(source.indptr), 1).astype(np.float64)
     penalty = degrees**-walks.popularity_penalty  # [source nodes]
-    overlap: list[float] = []
-    mass: list[float] = []
-    error: list[float] = []
+    rows: list[list[tuple[float, float, float]]] = [[] for _ in samples]  # overlap, mass, error per node
     for low in range(0, len(starts), _COLUMNS):
         exact = _expected_visits(csr, relation, starts[low : low + _COLUMNS], walks)
         for i, expected in enumerate(exact, start=low):
             top = _top(expected * penalty, walks.num_neighbors)
             if not len(top):
                 continue
-            own = slice(indptr[i], indptr[i + 1])
-            found, counts = neighbors[own], visits[own]
-            overlap.append(len(np.intersect1d(found, top)) / len(top))
-            mass.append(float(expected[found].sum() / expected[top].sum()))
-            error.append(float(np.abs(_normalised(counts) - _normalised(expected[found])).sum() / 2))
-    if not overlap:
-        return {"overlap_at_t": 1.0, "mass_at_t": 1.0, "weight_error": 0.0, "sampled_nodes": 0.0}
-    return {
-        "overlap_at_t": float(np.mean(overlap)),
-        "mass_at_t": float(np.mean(mass)),
-        "weight_error": float(np.mean(error)),
-        "sampled_nodes": float(len(overlap)),
-    }
+            for row, (indptr, neighbors, visits) in zip(rows, samples, strict=True):
+                own = slice(indptr[i], indptr[i + 1])
+                found, counts = neighbors[own], visits[own]
+                overlap = len(np.intersect1d(found, top)) / len(top)
+                mass = float(expected[found].sum() / expected[top].sum())
+                error = float(np.abs(_normalised(counts) - _normalised(expected[found])).sum() / 2)
+                row.append((overlap, mass, error))
+    names = ("overlap_at_t", "mass_at_t", "weight_error")
+    means = [np.mean(row, axis=0).tolist() if row else [1.0, 1.0, 0.0] for row in rows]
+    return [
+        dict(zip(names, mean, strict=True)) | {"sampled_nodes": float(len(row))}
+        for mean, row in zip(means, rows, strict=True)
+    ]
+
+
+def reach_mass(csr: BipartiteCsr, relation: config.Relation, walks: config.Walks, seed: int) -> config.Walks:
+    """The walks with the least of num_walks, twice, four times, ... that many that reach `target_mass`.
+
+    Judged by mass_at_t on a keyed sample of nodes. Where even _MOST_WALKS do not reach it, those.
+    """
+    if walks.target_mass is None:
+        return walks
+    nodes = sample_nodes(csr, relation, _TUNED_ON, seed)
+    counts = [walks.num_walks]
+    while 2 * counts[-1] <= _MOST_WALKS:
+        counts.append(2 * counts[-1])
+    tried = [walks.model_copy(update={"num_walks": count}) for count in counts]
+    samples = [neighborhoods_of(csr, relation, nodes, one, seed) for one in tried]
+    for one, found in zip(tried, fidelities(csr, relation, nodes, samples, walks), strict=True):
+        if found["mass_at_t"] >= walks.target_mass:
+            return one
+    return tried[-1]
 
 
 def _top(expected: F64, count: int) -> Int64:

@@ -27,7 +27,7 @@ class WalkPlan:
         bytes_per_host: Mapped at most by one host.
         shuffled_bytes: By all hops together.
         visits: Counted visits at most.
-        core_seconds: Of hops, on one core.
+        core_seconds: Of hops, on one core; None for method push, whose work depends on the edges.
     """
 
     relation: config.Relation
@@ -37,10 +37,11 @@ class WalkPlan:
     bytes_per_host: int
     shuffled_bytes: int
     visits: int
-    core_seconds: float
+    core_seconds: float | None
 
     def explain(self) -> str:
         """The plan as text, one figure per line."""
+        took = "unknown" if self.core_seconds is None else f"{self.core_seconds:,.0f}"
         return "\n".join(
             [
                 f"{self.relation}: plan {self.name}, {self.num_shards} shard(s)",
@@ -48,7 +49,7 @@ class WalkPlan:
                 f"  mapped per host    {self.bytes_per_host:>20,} bytes",
                 f"  shuffled           {self.shuffled_bytes:>20,} bytes",
                 f"  visits at most     {self.visits:>20,}",
-                f"  hops on one core   {self.core_seconds:>20,.0f} seconds",
+                f"  hops on one core   {took:>20} seconds",
             ]
         )
 
@@ -73,7 +74,11 @@ def plan_walks(
             f"got {size:,} bytes; set walks.plan to auto or sharded, or use larger hosts"
         )
     sharded = walks.plan == "sharded" or not fits
-    options = {"early_stop": walks.early_stop is not None, "multi_source_boost": walks.multi_source_boost}
+    options = {
+        "early_stop": walks.early_stop is not None,
+        "multi_source_boost": walks.multi_source_boost,
+        "method push": walks.method == "push",
+    }
     if sharded and any(options.values()):
         raise InputError(
             f"walks.{next(name for name, on in options.items() if on)} needs plan replicated, got a graph of "
@@ -92,5 +97,5 @@ def plan_walks(
         bytes_per_host=min(size, walks.host_bytes) if sharded else size,
         shuffled_bytes=walkers * hops * _STATE_BYTES if sharded else 0,
         visits=walkers * walks.walk_length,
-        core_seconds=walkers * hops * _SECONDS_PER_HOP,
+        core_seconds=None if walks.method == "push" else walkers * hops * _SECONDS_PER_HOP,
     )

@@ -45,6 +45,7 @@ from walkbits import config
 from walkbits.errors import InputError
 from walkbits.graph.counting import often_visited, penalties, top, top_boosted, top_penalised
 from walkbits.graph.csr import Adjacency, BipartiteCsr, source_of, target_of
+from walkbits.graph.push import push_neighborhoods
 from walkbits.rng import start_key, step_draw, walker_key
 
 Int32 = NDArray[np.int32]
@@ -70,7 +71,8 @@ def neighborhoods_of(
         csr: The graph; walked by weight when it is weighted.
         relation: Target and source type.
         nodes: int [n], indices of target nodes, in any order.
-        walks: Number, length and restarts of the walks, T, the penalty, the block size (speed only).
+        walks: Number, length and restarts of the walks, T, the penalty, the block size (speed only); with
+            method push the same neighborhoods without chance (graph.push), visits in units of 2^-20.
         seed: Seed of the run.
 
     Returns:
@@ -88,6 +90,8 @@ def neighborhoods_of(
             f"nodes must be {target_of(relation)} indices in 0..{out.num_nodes - 1}, "
             f"got {nodes.min()}..{nodes.max()}"
         )
+    if walks.method == "push":
+        return push_neighborhoods(csr, relation, nodes, walks)
     same_type = target_of(relation) == source_of(relation)
     walked = np.flatnonzero(out.indptr[nodes + np.int64(1)] > out.indptr[nodes])
     num_visits = walks.num_walks * walks.walk_length

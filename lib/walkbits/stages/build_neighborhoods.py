@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 from pyspark.sql import functions as F
 
-from walkbits.config import Relation
+from walkbits.config import Relation, Walks
 from walkbits.graph.csr import BipartiteCsr
 from walkbits.graph.csr_build import write_csr
 from walkbits.graph.neighborhoods import build_neighborhoods, weigh_by_context
-from walkbits.graph.pagerank import fidelity, sample_nodes
+from walkbits.graph.pagerank import fidelity, reach_mass, sample_nodes
 from walkbits.graph.plan import WalkPlan, plan_walks
 from walkbits.graph.sharded import sharded_neighborhoods
 from walkbits.graph.walks import neighborhoods_of
@@ -41,25 +41,26 @@ def run(context: Context) -> list[Written]:
     written = [context.artifact_written(GRAPH, csr.num_edges)]
     figures: dict[str, tuple[float, str]] = {}
     for relation in relations_of(config.model):
-        plan = plan_walks(counts[ITEM], counts[CONTEXT], csr.num_edges, weighted, relation, config.walks)
-        written.append(_walk(context, folder, plan))
-        measured = _fidelity(csr, relation, context)
+        walks = reach_mass(csr, relation, config.walks, config.seed)
+        plan = plan_walks(counts[ITEM], counts[CONTEXT], csr.num_edges, weighted, relation, walks)
+        written.append(_walk(context, folder, plan, walks))
+        measured = _fidelity(csr, relation, walks, config.seed)
         figures |= {f"{name}[{relation}]": (value, "ratio") for name, value in measured.items()}
+        figures[f"num_walks[{relation}]"] = (walks.num_walks, "walks")
     return [*written, context.metrics(STAGE.name, figures)]
 
 
-def _walk(context: Context, folder: Path, plan: WalkPlan) -> Written:
+def _walk(context: Context, folder: Path, plan: WalkPlan, walks: Walks) -> Written:
     """Commit the neighborhoods of a relation by the plan."""
-    spark, config, relation = context.spark, context.config, plan.relation
+    spark, seed, relation = context.spark, context.config.seed, plan.relation
     if plan.name == "replicated":
-        frame = build_neighborhoods(spark, folder, relation, config.walks, config.seed)
+        frame = build_neighborhoods(spark, folder, relation, walks, seed)
         return context.store.write(NEIGHBORHOODS, frame, context.run_id, relation=relation)
     scratch = context.artifacts("walkers")
     num_shards = max(plan.num_shards, spark.sparkContext.defaultParallelism)
     try:
         frame = sharded_neighborhoods(
-            spark, folder, relation, config.walks, config.seed,
-            scratch.as_uri(), num_shards,
+            spark, folder, relation, walks, seed, scratch.as_uri(), num_shards,
         )  # fmt: skip
         return context.store.write(NEIGHBORHOODS, frame, context.run_id, relation=relation)
     finally:
@@ -84,9 +85,8 @@ def num_nodes(context: Context) -> dict[NodeType, int]:
     return {"item": found.get(ITEM, 0), "context": found.get(CONTEXT, 0)}
 
 
-def _fidelity(csr: BipartiteCsr, relation: Relation, context: Context) -> dict[str, float]:
+def _fidelity(csr: BipartiteCsr, relation: Relation, walks: Walks, seed: int) -> dict[str, float]:
     """Sampled against exact neighborhoods, on a keyed sample of fixed size."""
-    walks, seed = context.config.walks, context.config.seed
     nodes = sample_nodes(csr, relation, FIDELITY_SAMPLE, seed)
     return fidelity(
         csr, relation, nodes, *neighborhoods_of(csr, relation, np.asarray(nodes), walks, seed), walks
