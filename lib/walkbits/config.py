@@ -146,7 +146,7 @@ class Walks(Section):
     speed_only: ClassVar[frozenset[str]] = frozenset({"plan", "host_bytes", "block_size"})
 
     method: Literal["sample", "push"] = "sample"
-    """sample: seeded walks. push: the walks' distribution itself up to `push_epsilon`, without chance; dearer."""
+    """sample: seeded walks. push: their distribution itself up to `push_epsilon`, without chance; dearer."""
     push_epsilon: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.05
     """Largest share of all visits that push may miss. 0.01 to 0.1."""
     num_walks: Annotated[int, Field(ge=1, le=100_000)] = 100
