@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-airflow test-standalone check format sql doctor bench-build bench-layers bench-walks zip lock clean
+.PHONY: help setup demo test test-dags test-airflow test-standalone check format sql doctor bench-build bench-layers bench-walks zip lock clean
 
 ACTIVATE := . conf/env.sh
 # The last day of the demo's data.
@@ -22,10 +22,12 @@ demo: setup ## Run a whole day on real baskets and show related products
 test: setup ## Run the tests; ARGS="-k walks" passes flags to pytest
 	@$(ACTIVATE); pytest $(ARGS)
 
-test-airflow: setup ## Build Airflow's own environment, test the DAGs, run them for real on a small slice
+test-dags: setup ## Build Airflow's own environment and test the DAG files in it
 	@conf/setup_airflow.sh
 	@mkdir -p .cache/airflow-home
 	@AIRFLOW_HOME=$(CURDIR)/.cache/airflow-home .cache/airflow/bin/python -m pytest --confcutdir tests/airflow tests/airflow/test_dags.py $(ARGS)
+
+test-airflow: test-dags ## Also run them for real: two days, a kill, a repeat, a backfill; half an hour
 	@$(ACTIVATE); WALKBITS_AIRFLOW=1 pytest --confcutdir tests/airflow tests/airflow/test_real_run.py $(ARGS)
 
 test-standalone: setup ## Start a Spark master and two workers here, run a day on them, compare with local mode
