@@ -195,7 +195,7 @@ def engine(store: Store, num_nodes: int, run_id: str, inference: config.Inferenc
 
 def join_plan(store: Store, num_nodes: int, run_id: str, fraction: float) -> float:
     """Seconds of explode + join + groupBy for the pooling of a share of the targets."""
-    features = store.read(FEATURES, run_id=run_id)
+    features = store.read(FEATURES, run_id=run_id).select("node_id", "features")
 
     def floats(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         from walkbits.storage.vectors import float_lists, read_vectors
