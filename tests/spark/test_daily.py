@@ -54,6 +54,7 @@ def make_job(spark: SparkSession, config: Config, ds: date = DAY, **flags: Any) 
         "new_attempt": False,
         "allow_rollback": False,
         "retrain": False,
+        "explain": False,
     }
     return Job(argparse.Namespace(**(defaults | flags)), config, Store(spark, config.root))
 
