@@ -38,7 +38,7 @@ from walkbits.rng import draw, uniform
 from walkbits.schemas import EMBEDDINGS, FEATURES, NEIGHBORHOODS, REPRESENTATIONS
 from walkbits.session import get_session
 from walkbits.storage.tables import Store
-from walkbits.storage.vectors import binary_array
+from walkbits.storage.vectors import binary_array, float_lists, read_lists, read_vectors
 
 WIDTH: Final = 128
 T: Final = 50
@@ -77,16 +77,17 @@ def write_tables(store: Store, num_nodes: int, run_id: str) -> None:
         for batch in batches:
             for low in batch.column(0).to_pylist():
                 nodes = np.arange(low, min(low + 4096, num_nodes))
-                lists = [
-                    pa.ListArray.from_arrays(np.arange(len(nodes) + 1, dtype=np.int32) * T, rows.reshape(-1))
-                    for rows in (neighbors_of(nodes, num_nodes), visits_of(nodes))
-                ]
+                lists = neighbors_of(nodes, num_nodes), visits_of(nodes)
                 yield pa.RecordBatch.from_arrays(
-                    [pa.array(nodes), binary_array(features_of(nodes)), *lists],
+                    [
+                        pa.array(nodes),
+                        binary_array(features_of(nodes)),
+                        *(binary_array(rows, "<i4") for rows in lists),
+                    ],
                     names=["node_id", "features", "neighbors", "visits"],
                 )
 
-    schema = "node_id bigint, features binary, neighbors array<int>, visits array<int>"
+    schema = "node_id bigint, features binary, neighbors binary, visits binary"
     starts = store.spark.range(0, num_nodes, 4096, numPartitions=store.spark.sparkContext.defaultParallelism)
     rows = starts.mapInArrow(make, schema)
     store.write(FEATURES, rows.select("node_id", "features"), run_id)
@@ -193,19 +194,36 @@ def engine(store: Store, num_nodes: int, run_id: str, inference: config.Inferenc
     return {"inner": marks[1] - marks[0], "last": marks[2] - marks[1], "shuffled": float(sent * size * WIDTH)}
 
 
+def _as_floats(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        vectors = float_lists(read_vectors(batch.column(1), WIDTH))
+        yield pa.RecordBatch.from_arrays([batch.column(0), vectors], names=["source", "vector"])
+
+
+def _as_ints(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        lists = [pa.ListArray.from_arrays(*read_lists(batch.column(i))) for i in (1, 2)]
+        yield pa.RecordBatch.from_arrays([batch.column(0), *lists], names=["node", "neighbors", "visits"])
+
+
 def join_plan(store: Store, num_nodes: int, run_id: str, fraction: float) -> float:
-    """Seconds of explode + join + groupBy for the pooling of a share of the targets."""
-    features = store.read(FEATURES, run_id=run_id).select("node_id", "features")
+    """Seconds of explode + join + groupBy for the pooling of a share of the targets.
 
-    def floats(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        from walkbits.storage.vectors import float_lists, read_vectors
-
-        for batch in batches:
-            vectors = float_lists(read_vectors(batch.column(1), WIDTH))
-            yield pa.RecordBatch.from_arrays([batch.column(0), vectors], names=["source", "vector"])
-
-    vectors = features.mapInArrow(floats, "source bigint, vector array<float>")
-    rows = store.read(NEIGHBORHOODS, run_id=run_id).where(F.col("node") < int(num_nodes * fraction))
+    Vectors and neighborhoods come from Parquet as arrays: what SQL would have stored.
+    """
+    folder = f"{store.root}/_join"
+    if not Path(folder).exists():
+        features = store.read(FEATURES, run_id=run_id).select("node_id", "features")
+        features.mapInArrow(_as_floats, "source bigint, vector array<float>").write.parquet(
+            f"{folder}/vectors"
+        )
+        rows = store.read(NEIGHBORHOODS, run_id=run_id).where(F.col("node") < num_nodes // 10)
+        schema = "node int, neighbors array<int>, visits array<int>"
+        rows.select("node", "neighbors", "visits").mapInArrow(_as_ints, schema).write.parquet(
+            f"{folder}/rows"
+        )
+    vectors = store.spark.read.parquet(f"{folder}/vectors")
+    rows = store.spark.read.parquet(f"{folder}/rows").where(F.col("node") < int(num_nodes * fraction))
     edges = rows.select("node", F.explode(F.arrays_zip("neighbors", "visits")).alias("edge")).select(
         "node", F.col("edge.neighbors").cast("bigint").alias("source"), F.col("edge.visits").alias("visits")
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from parquet_layers import ParquetLayers
-from plain import random_graph
+from plain import packed, random_graph
 from pyspark.sql import SparkSession
 from walkbits import config
 from walkbits.inference.layers import infer
@@ -38,16 +38,15 @@ def embeddings(spark: SparkSession, folder: Path, budget: str) -> np.ndarray:
         weights_sha256=digest,
     )
     features = [(node, row.astype("<f4").tobytes()) for node, row in enumerate(graph.features)]
-    rows = [(node, *row) for node, row in enumerate(graph.rows)]
+    rows = [(node, *map(packed, row)) for node, row in enumerate(graph.rows)]
+    schema = "node int, neighbors binary, visits binary"
 
     inferred = infer(
         spark,
         LoadedModel(card, weights),
         {"item": spark.createDataFrame(features, "node int, features binary").repartition(3)},
         {"item": NODES},
-        lambda relation: spark.createDataFrame(
-            rows, "node int, neighbors array<int>, visits array<int>"
-        ).repartition(3),
+        lambda relation: spark.createDataFrame(rows, schema).repartition(3),
         config.Inference(block_size=16, cache_bytes=BUDGETS[budget]),
         folder / "run",
         ParquetLayers(spark, folder),

@@ -26,6 +26,16 @@ class Graph:
         )
 
 
+def packed(values: list[int]) -> bytes:
+    """A list as the neighborhoods table holds it."""
+    return np.array(values, "<i4").tobytes()
+
+
+def unpacked(row: bytes) -> list[int]:
+    """The inverse of `packed`."""
+    return np.frombuffer(row, "<i4").tolist()
+
+
 def random_rows(
     rng: np.random.Generator, targets: int, sources: int, largest: int, loops: bool = False
 ) -> list[tuple[list[int], list[int]]]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import deltalake
 import pytest
+from plain import packed, unpacked
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
@@ -23,7 +24,8 @@ def store(spark: SparkSession, tmp_path: Path) -> Store:
 
 
 def neighborhoods(spark: SparkSession, rows: list[tuple[int, list[int], list[int]]]) -> DataFrame:
-    return spark.createDataFrame(rows, "node int, neighbors array<int>, visits array<int>")
+    binary = [(node, packed(neighbors), packed(visits)) for node, neighbors, visits in rows]
+    return spark.createDataFrame(binary, "node int, neighbors binary, visits binary")
 
 
 def test_a_table_that_does_not_exist_reads_as_empty(store: Store) -> None:
@@ -39,7 +41,7 @@ def test_written_rows_read_back_under_their_partition(store: Store, spark: Spark
     assert (written.rows, written.output) == (2, "neighborhoods/relation=item_from_item")
     assert written.bytes > 0
     found = store.read(NEIGHBORHOODS, run_id=RUN, relation="item_from_item").orderBy("node").collect()
-    assert [(r["node"], r["neighbors"], r["visits"]) for r in found] == rows
+    assert [(r["node"], unpacked(r["neighbors"]), unpacked(r["visits"])) for r in found] == rows
     assert store.fingerprint(NEIGHBORHOODS, RUN, relation="item_from_item") == (2, written.fingerprint)
 
 
@@ -58,8 +60,8 @@ def test_writing_again_replaces_only_the_own_partition(store: Store, spark: Spar
 def test_fingerprint_ignores_order_partitioning_and_run(store: Store, spark: SparkSession) -> None:
     frame = spark.range(500).select(
         F.col("id").cast("int").alias("node"),
-        F.array(F.col("id").cast("int")).alias("neighbors"),
-        F.array(F.lit(1)).alias("visits"),
+        F.unhex(F.lpad(F.hex("id"), 8, "0")).alias("neighbors"),
+        F.lit(packed([1])).alias("visits"),
     )
     one = store.write(NEIGHBORHOODS, frame.repartition(7), RUN, relation="item_from_item")
     two = store.write(

@@ -15,7 +15,7 @@ import pytest
 import torch
 from other_models import ARCHITECTURES, HashGnn, random_bipartite
 from parquet_layers import ParquetLayers
-from plain import Graph, algorithm_2, hub_graph, random_graph
+from plain import Graph, algorithm_2, hub_graph, packed, random_graph
 from pyspark.sql import DataFrame, SparkSession
 from walkbits import config
 from walkbits.errors import InputError, WalkbitsError
@@ -63,9 +63,9 @@ def feature_rows(
 def neighborhood_rows(
     spark: SparkSession, rows: Any, partitions: int = 2, shuffled: bool = False
 ) -> DataFrame:
-    listed = [(node, *row) for node, row in enumerate(rows)]
+    listed = [(node, packed(neighbors), packed(visits)) for node, (neighbors, visits) in enumerate(rows)]
     order = np.random.default_rng(1).permutation(len(rows)) if shuffled else range(len(rows))
-    schema = "node int, neighbors array<int>, visits array<int>"
+    schema = "node int, neighbors binary, visits binary"
     return spark.createDataFrame([listed[i] for i in order], schema).repartition(partitions)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from plain import packed, random_rows
 from pyspark.sql import Row, SparkSession
 from walkbits import schemas
 from walkbits.index.buckets import buckets_of
@@ -55,6 +56,11 @@ NODES = run_nodes(LIVE)
 ITEMS = [row for row in NODES if row < NUM_ITEMS]
 CODE = {run_id: encode(run_vectors(run_id), rotation(0, SIZE, 128))[0] for run_id in (LIVE, PREVIOUS)}
 BUCKETS = buckets_of(CODE[LIVE][:, :1], BAND_BITS)
+NEIGHBORS = {
+    run_id: random_rows(np.random.default_rng(len(ITEMS) + seed), len(ITEMS), len(ITEMS), 5)
+    for seed, run_id in enumerate((PREVIOUS, LIVE))
+}
+NEIGHBORS[LIVE][4] = ([58, 1, 0], [16_909_060, 300, 1])  # each byte of an int32
 
 
 @pytest.fixture
@@ -86,7 +92,13 @@ def published(spark: SparkSession) -> None:
                         "related_id": IDS[other], "score": -score,
                     }
                 )  # fmt: skip
-    for table in schemas.PUBLISHED:
+    rows["neighborhoods"] = [
+        {"run_id": run_id, "relation": "item_from_item", "node": row}
+        | {"neighbors": packed(neighbors), "visits": packed(visits)}
+        for run_id in (PREVIOUS, LIVE)
+        for row, (neighbors, visits) in enumerate(NEIGHBORS[run_id])
+    ]
+    for table in (*schemas.PUBLISHED, schemas.NEIGHBORHOODS):
         selected = [tuple(row[column] for column in table.names) for row in rows[table.name]]
         spark.createDataFrame(selected, table.schema).createOrReplaceTempView(table.name)
     day = datetime.date(2026, 1, 2)
@@ -215,6 +227,25 @@ def test_home_feed(spark: SparkSession, recent: list[int]) -> None:
         (IDS[best[other][1]], name(best[other][1])) for other in order
     ]
     assert len(found) == 6
+
+
+@pytest.mark.usefixtures("published")
+@pytest.mark.parametrize("place", [0, 4, 7, 20])
+def test_neighborhood(spark: SparkSession, place: int) -> None:
+    found = ask(spark, "neighborhood", item_id=IDS[ITEMS[place]])
+    neighbors, visits = NEIGHBORS[LIVE][place]
+    assert [tuple(line) for line in found] == [
+        (rank, IDS[ITEMS[other]], name(ITEMS[other]), count, pytest.approx(count / sum(visits)))
+        for rank, (other, count) in enumerate(zip(neighbors, visits, strict=True), 1)
+    ]
+
+
+@pytest.mark.usefixtures("published")
+def test_neighborhoods_of_the_live_run_as_arrays(spark: SparkSession) -> None:
+    found = spark.table("published_neighborhoods").orderBy("node").collect()
+    assert [(line["node"], line["neighbors"], line["visits"]) for line in found] == [
+        (node, *row) for node, row in enumerate(NEIGHBORS[LIVE])
+    ]
 
 
 @pytest.mark.usefixtures("published")

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from plain import packed
 from walkbits import config
 from walkbits.inference.plan import explained, plan_updates
 from walkbits.inference.references import (
@@ -57,7 +58,7 @@ def test_the_most_referenced_are_cached_and_blocks_are_known(
     folder, rng, targets, sources = tmp_path_factory.mktemp("r"), np.random.default_rng(seed), 90, 30
     rows = [rng.permutation(sources)[: rng.integers(0, 6)].astype(np.int32).tolist() for _ in range(targets)]
     batch = pa.RecordBatch.from_arrays(
-        [pa.array(range(targets), pa.int32()), pa.array(rows, pa.list_(pa.int32()))],
+        [pa.array(range(targets), pa.int32()), pa.array(map(packed, rows), pa.binary())],
         names=["node", "neighbors"],
     )
     create_matrix(folder / "r.npy", sources * words_of(num_blocks), 2, "<i4")

@@ -16,10 +16,12 @@ from walkbits import config
 from walkbits.graph.csr import BipartiteCsr, read_meta, target_of
 from walkbits.graph.walks import neighborhoods_of
 from walkbits.schemas import ITEM, NEIGHBORHOODS, WEIGHT_SCALE
+from walkbits.storage.vectors import list_array
 
 NODES_PER_BATCH: Final = 4096
 """Nodes of one row of the task list and one Arrow batch out; results do not depend on it."""
 COLUMNS: Final = ("relation", "node", "neighbors", "visits")
+ROWS: Final = StructType([NEIGHBORHOODS.schema[name] for name in COLUMNS])
 
 
 def build_neighborhoods(
@@ -52,8 +54,7 @@ def build_neighborhoods(
     num_blocks = -(-num_nodes // NODES_PER_BATCH)
     partitions = num_partitions or 4 * spark.sparkContext.defaultParallelism
     blocks = spark.range(0, num_blocks, 1, max(1, min(partitions, num_blocks)))
-    columns = [field for field in NEIGHBORHOODS.schema.fields if field.name in COLUMNS]
-    return blocks.mapInArrow(_walk_blocks(graph, relation, walks, seed, num_nodes), StructType(columns))
+    return blocks.mapInArrow(_walk_blocks(graph, relation, walks, seed, num_nodes), ROWS)
 
 
 def weigh_by_context(edges: DataFrame, gamma: float, weighted: bool) -> DataFrame:
@@ -101,13 +102,12 @@ def neighborhood_batch(
     visits: np.ndarray[tuple[int], np.dtype[np.int32]],
 ) -> pa.RecordBatch:
     """Rows of the table over the flat arrays of `neighborhoods_of`, their values not copied."""
-    offsets = pa.array(indptr.astype(np.int32))
     return pa.RecordBatch.from_arrays(
         [
             pa.repeat(pa.scalar(relation), len(nodes)),
             pa.array(nodes),
-            pa.ListArray.from_arrays(offsets, pa.array(neighbors)),
-            pa.ListArray.from_arrays(offsets, pa.array(visits)),
+            list_array(indptr, neighbors),
+            list_array(indptr, visits),
         ],
         names=list(COLUMNS),
     )

@@ -24,6 +24,7 @@ from pyspark.sql import functions as F
 from walkbits import config
 from walkbits.graph.counting import penalties
 from walkbits.graph.csr import Adjacency, BipartiteCsr, source_of, target_of
+from walkbits.graph.neighborhoods import ROWS, neighborhood_batch
 from walkbits.graph.walks import RESTART, hop
 from walkbits.rng import start_key, step_draw, walker_key
 
@@ -153,12 +154,26 @@ def _cut(
     )
     nodes = spark.range(num_nodes).select(F.col("id").cast("int").alias("node"))
     none = F.array().cast("array<int>")
-    return nodes.join(top, "node", "left").select(
-        F.lit(relation).alias("relation"),
+    listed = nodes.join(top, "node", "left").select(
         "node",
         F.coalesce(F.col("top.visited"), none).alias("neighbors"),
         F.coalesce(F.col("top.visits"), none).alias("visits"),
     )
+    return listed.mapInArrow(_pack(relation), ROWS)
+
+
+def _pack(relation: config.Relation) -> Arrays:
+    """Lists of Spark to those of the table."""
+
+    def pack(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            nodes, neighbors, visits = batch.columns
+            first, last = neighbors.offsets[0].as_py(), neighbors.offsets[-1].as_py()
+            indptr = np.asarray(neighbors.offsets).astype(np.int64) - first
+            flat = (np.asarray(lists.values)[first:last] for lists in (neighbors, visits))
+            yield neighborhood_batch(relation, nodes.to_numpy(), indptr, *flat)
+
+    return pack
 
 
 def _penalise(graph: Path, relation: config.Relation, walks: config.Walks) -> Arrays:

@@ -35,10 +35,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 import numpy as np
-from llvmlite import ir  # type: ignore[import-untyped]
-from numba import njit, types
-from numba.core import cgutils
-from numba.extending import intrinsic
+from numba import njit
 from numpy.typing import NDArray
 
 from walkbits import config
@@ -46,6 +43,7 @@ from walkbits.errors import InputError
 from walkbits.graph.counting import often_visited, penalties, top, top_boosted, top_penalised
 from walkbits.graph.csr import Adjacency, BipartiteCsr, source_of, target_of
 from walkbits.graph.push import push_neighborhoods
+from walkbits.prefetch import prefetch
 from walkbits.rng import start_key, step_draw, walker_key
 
 Int32 = NDArray[np.int32]
@@ -175,30 +173,6 @@ def _arrays(side: Adjacency) -> tuple[Int32 | Int64, Int32, Int64]:
     return side.indptr, side.indices, side.cumulative
 
 
-def _prefetch_code(typing_context: Any, array: Any, index: Any) -> Any:
-    """Ask the memory for array[index], for soon, without waiting for it."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        array_type = signature.args[0]
-        struct = context.make_array(array_type)(context, builder, arguments[0])
-        element = cgutils.get_item_pointer(  # type: ignore[no-untyped-call]
-            context, builder, array_type, struct, [arguments[1]], wraparound=False
-        )
-        pointer = builder.bitcast(element, ir.IntType(8).as_pointer())
-        number = ir.IntType(32)
-        function = builder.module.declare_intrinsic(
-            "llvm.prefetch", [pointer.type], ir.FunctionType(ir.VoidType(), [pointer.type, *[number] * 3])
-        )
-        # to read, into the second cache level (the first one's few slots are for the reads), data
-        builder.call(function, [pointer, number(0), number(2), number(1)])
-        return context.get_dummy_value()
-
-    return types.void(array, types.intp), generate
-
-
-_prefetch: Final[Any] = intrinsic(_prefetch_code)
-
-
 @njit(cache=True, nogil=True)
 def _walk(
     out: Any, home: Any, weighted: Any, starts: Any, keys: Any, seed: Any, walk_length: Any,
@@ -256,7 +230,7 @@ def hop(
     if weighted:
         for i in range(lanes):
             lasts[i] = np.uint64(indptr[at[i] + _ONE]) - _ONE
-            _prefetch(cumulative, np.intp(lasts[i]))
+            prefetch(cumulative, np.intp(lasts[i]))
         for i in range(lanes):
             low = np.uint64(indptr[at[i]])
             total = np.uint64(cumulative[lasts[i]])
@@ -264,22 +238,22 @@ def hop(
             # About where the edge lies if weights are alike; the search starts there.
             share = np.float64(draws[i]) / np.float64(total)
             entries[i] = min(low + np.uint64(share * np.float64(lasts[i] - low + _ONE)), lasts[i])
-            _prefetch(cumulative, np.intp(entries[i]))
+            prefetch(cumulative, np.intp(entries[i]))
         for i in range(lanes):
             low = np.uint64(indptr[at[i]])
             entries[i] = _search(cumulative, low, lasts[i], entries[i], np.int64(draws[i]))
-            _prefetch(indices, np.intp(entries[i]))
+            prefetch(indices, np.intp(entries[i]))
     else:
         for i in range(lanes):
             low = np.uint64(indptr[at[i]])
             degree = np.uint64(indptr[at[i] + _ONE]) - low
             entry = low + ((draws[i] >> _HALF) * degree >> _HALF)
             entries[i] = entry
-            _prefetch(indices, np.intp(entry))
+            prefetch(indices, np.intp(entry))
     for i in range(lanes):
         arrived = np.uint32(indices[entries[i]])
         at[i] = arrived
-        _prefetch(next_indptr, np.intp(arrived))
+        prefetch(next_indptr, np.intp(arrived))
 
 
 @njit(cache=True, nogil=True)

@@ -8,13 +8,14 @@ works on one row at a time.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
 from walkbits.models.card import Activation, Combine, Dense, Linear, Pool
+from walkbits.prefetch import prefetch
 
 F32 = NDArray[np.float32]
 I32 = NDArray[np.int32]
@@ -22,6 +23,11 @@ I64 = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 Weights = Mapping[str, F32]
+
+_AHEAD: Final = 8
+"""References between a row that is pooled and the one that memory is asked for."""
+_LINE: Final = 16
+"""fp32 values of a cache line."""
 
 
 def linear(x: F32, layer: Linear | None, weights: Weights) -> F32:
@@ -95,9 +101,19 @@ def pool_weights(indptr: I64, visits: I32, pool: Pool) -> F32:
     sizes = np.diff(indptr)  # [rows]
     if pool == "mean":
         return np.repeat(1 / np.maximum(sizes, 1), sizes).astype(np.float32)
-    running = np.concatenate([[0], np.cumsum(visits, dtype=np.int64)])
-    totals = running[indptr[1:]] - running[indptr[:-1]]  # [rows]
-    return np.asarray(visits / np.repeat(totals, sizes), dtype=np.float32)
+    shares = np.empty(len(visits), np.float32)
+    _shares(indptr, visits, shares)
+    return shares
+
+
+@njit(nogil=True, cache=True)
+def _shares(indptr: Any, visits: Any, out: Any) -> None:
+    for u in range(len(indptr) - 1):
+        total = np.int64(0)
+        for e in range(indptr[u], indptr[u + 1]):
+            total += visits[e]
+        for e in range(indptr[u], indptr[u + 1]):
+            out[e] = np.float32(visits[e] / total)
 
 
 def degree_normalised(weights: F32, indptr: I64, references: F32) -> F32:
@@ -134,12 +150,22 @@ def pool(matrix: F32, indptr: I64, rows: I32, weights: F32, how: Pool) -> F32:
 
 @njit(nogil=True, cache=True)
 def _weighted_sum(matrix: Any, indptr: Any, rows: Any, weights: Any, out: Any) -> None:
-    width = matrix.shape[1]
+    width, flat = matrix.shape[1], matrix.reshape(-1)
     for u in range(len(indptr) - 1):
         e, end = indptr[u], indptr[u + 1]
         # Four rows in one pass: their loads overlap, and the sum is stored once for all.
         while e + 4 <= end:
-            a, b, c, d = rows[e], rows[e + 1], rows[e + 2], rows[e + 3]
+            for ahead in range(e + _AHEAD, min(e + _AHEAD + 4, len(rows))):
+                begin = np.intp(rows[ahead]) * width
+                for k in range(begin, begin + width, _LINE):
+                    prefetch(flat, k)
+            # unsigned: compiled code checks each signed index for a negative one
+            a, b, c, d = (
+                np.uint32(rows[e]),
+                np.uint32(rows[e + 1]),
+                np.uint32(rows[e + 2]),
+                np.uint32(rows[e + 3]),
+            )
             wa, wb, wc, wd = weights[e], weights[e + 1], weights[e + 2], weights[e + 3]
             for k in range(width):
                 out[u, k] += wa * matrix[a, k] + wb * matrix[b, k] + wc * matrix[c, k] + wd * matrix[d, k]

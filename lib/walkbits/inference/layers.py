@@ -98,7 +98,7 @@ def infer(
         features: Per node type whose input is `features`: (node INT, features BINARY), each
             index below `num_nodes` once, little-endian fp32 [width of the input].
         num_nodes: Nodes of each type.
-        neighborhoods: Gives (node INT, neighbors ARRAY<INT>, visits ARRAY<INT>) of a relation,
+        neighborhoods: Gives (node INT, neighbors BINARY, visits BINARY) of a relation, as in the table,
             each target node once.
         inference: Block size, byte budget and message type.
         folder: Empty scratch space on storage that all hosts see: tasks write rows to its
@@ -271,7 +271,7 @@ class _Engine:
             references=self._mapped[f"{update.relation}.references"],
             dtype=self._dtype,
         )
-        absent = F.lit(None).cast("array<int>")
+        absent = F.lit(None).cast("binary")
         sent = self._newest[update.source].mapInArrow(send.run, Send.schema)
         messages = sent.select(
             F.explode("blocks").alias("block"), F.lit(True).alias("message"), "node", "vector",

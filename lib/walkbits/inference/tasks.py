@@ -47,13 +47,13 @@ class Block:
 
     Attributes:
         nodes: int32 [n].
-        rows: int64 [n], which of the batch.
-        places: int64 [n], below height.
+        rows: int64 [n], which of the batch; a slice where they follow each other.
+        places: int64 [n], below height; a slice likewise.
     """
 
     nodes: I32
-    rows: I64
-    places: I64
+    rows: I64 | slice
+    places: I64 | slice
     height: int
 
     def spread(self, batch: np.ndarray) -> np.ndarray:
@@ -79,7 +79,14 @@ def blocks_of(nodes: I32, block_size: int) -> Iterator[Block]:
     places = tiles * TILE + residues
     for low in range(0, int(places.max(initial=-1)) + 1, height):
         rows = np.flatnonzero((places >= low) & (places < low + height))
-        yield Block(nodes[rows], rows, places[rows] - low, height)
+        yield Block(nodes[rows], _span(rows), _span(places[rows] - low), height)
+
+
+def _span(positions: I64) -> I64 | slice:
+    """Consecutive positions as a slice, which copies whole stretches and gathers without a copy."""
+    first = int(positions[0])
+    follow = int(positions[-1]) - first + 1 == len(positions) and (np.diff(positions) == 1).all()
+    return slice(first, first + len(positions)) if follow else positions
 
 
 def in_blocks(nodes: I32, block_size: int, compute: Callable[[Block], F32]) -> F32:

@@ -66,7 +66,7 @@ def write_training_arrays(
     _run(features.select("node_id", "features"), _write_features(folder, feature_width))
     for name in (_NEIGHBORS, _VISITS):
         create_matrix(folder / name, num_items, num_neighbors, "<i4")
-    heaviest = [F.slice(c, 1, num_neighbors).alias(c) for c in ("neighbors", "visits")]
+    heaviest = [F.substring(c, 1, 4 * num_neighbors).alias(c) for c in ("neighbors", "visits")]
     _run(neighborhoods.select("node", *heaviest), _write_lists(folder, num_neighbors))
     # The sample's pairs are a bounded stream: contexts sampled x pairs_per_context.
     ordered = pairs.toArrow()

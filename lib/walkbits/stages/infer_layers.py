@@ -89,7 +89,7 @@ def explain(context: Context) -> str:
     network = load_run_model(context).card.network
     relations = {update.relation for updates in network.layers for update in updates}
     rows = context.store.read(NEIGHBORHOODS, run_id=context.run_id).where(F.col("relation").isin(*relations))
-    counted = rows.groupBy("relation").agg(F.sum(F.size("neighbors"))).collect() if relations else []
+    counted = rows.groupBy("relation").agg(F.sum(F.length("neighbors")) / 4).collect() if relations else []
     references = dict.fromkeys(relations, 0) | {row[0]: int(row[1]) for row in counted}
     parallelism = context.spark.sparkContext.defaultParallelism
     plans = plan_updates(network, num_nodes(context), context.config.inference, parallelism)

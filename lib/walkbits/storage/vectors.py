@@ -50,12 +50,32 @@ def _binary_offsets(column: Any) -> I64:
 
 
 def read_lists(column: Any) -> tuple[I64, I32]:
-    """An ARRAY<INT> column as (indptr int64 [rows + 1] from 0, values int32 [indptr[-1]])."""
-    offsets = np.asarray(column.offsets).astype(np.int64)
-    return offsets - offsets[0], np.asarray(column.values)[offsets[0] : offsets[-1]]
+    """A BINARY column of little-endian int32 lists, without a copy.
+
+    Returns:
+        indptr int64 [rows + 1] from 0, values int32 [indptr[-1]], read-only.
+
+    Raises:
+        InputError: a row that is not whole numbers.
+    """
+    offsets = _binary_offsets(column)
+    if (np.diff(offsets) % 4).any():
+        raise InputError("lists must hold whole int32 values, got a row of another size; rebuild the table")
+    indptr = (offsets - offsets[0]) // 4
+    if not indptr[-1]:
+        return indptr, np.empty(0, np.int32)
+    return indptr, np.frombuffer(column.buffers()[2], "<i4", int(indptr[-1]), int(offsets[0]))
 
 
-def binary_array(rows: F32, dtype: str = "<f4") -> pa.Array:
+def list_array(indptr: I64, values: I32) -> pa.Array:
+    """values[indptr[i]:indptr[i + 1]] as BINARY rows, little-endian int32, on the same memory."""
+    flat = np.ascontiguousarray(values, "<i4")
+    offsets = (np.asarray(indptr) * 4).astype(np.int32)
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(flat)]
+    return pa.Array.from_buffers(pa.binary(), len(indptr) - 1, buffers)
+
+
+def binary_array(rows: F32 | I32, dtype: str = "<f4") -> pa.Array:
     """fp32 [n, width] as BINARY rows, little-endian; as fp32 on the same memory."""
     flat = np.ascontiguousarray(rows, dtype)
     offsets = np.arange(len(flat) + 1, dtype=np.int32) * (flat.itemsize * flat.shape[1])
