@@ -107,7 +107,7 @@ def write_hard_negatives(
     np.save(folder / _JOINED, Partners.of(pairs).joined)
     create_matrix(folder / _HARD, len(queries), hard.per_query, "<i4")
     num_blocks = -(-len(queries) // _QUERIES_PER_BLOCK)
-    # popular queries cost more cache misses than others: four tasks per core even that out
+    # four tasks per core, because blocks differ in cost
     blocks = spark.range(0, num_blocks, 1, min(4 * spark.sparkContext.defaultParallelism, num_blocks))
     _run(blocks, _write_hard_negatives(graph, walks, hard, seed, folder))
 
