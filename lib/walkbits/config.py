@@ -244,9 +244,9 @@ class Training(Section):
     train_neighbors: Annotated[int, Field(ge=1)] = 10
     """Neighbors used per node while training, heaviest first. 5 to 50."""
     margin: PositiveFloat = 0.1
-    """Delta of the max-margin loss. 0.1 to 0.5; a large one parts communities and blurs what is within."""
+    """Delta of the max-margin loss. 0.03 to 0.5; a large one parts communities and blurs what is within."""
     learning_rate: PositiveFloat = 1e-3
-    """Adam's step size. 1e-3 to 1e-2."""
+    """Adam's step size. 3e-4 to 1e-2."""
 
 
 class Retrain(Section):
