@@ -148,6 +148,19 @@ def neighborhood(
     return sorted(counts.items(), key=rank)[: walks.num_neighbors]
 
 
+def hard_negatives(
+    graph: Graph, query: int, partners: set[int], walks: config.Walks, hard: config.HardNegatives, seed: int
+) -> list[int]:
+    """Written from the words of walkbits.models.negatives."""
+    longer = walks.model_copy(update={"num_walks": hard.num_walks, "num_neighbors": hard.last_rank})
+    window = [item for item, _ in neighborhood(graph, "item_from_item", query, longer, seed)]
+    window = [item for item in window[hard.first_rank - 1 :] if item not in partners]
+    tagged = seed ^ int.from_bytes(b"window", "big")
+    window.sort(key=lambda item: draw(tagged, graph.item_keys[query], graph.item_keys[item], 0))
+    sample = window[: hard.per_query] or [query]
+    return [sample[i % len(sample)] for i in range(hard.per_query)]
+
+
 def random_graph(num_items: int, num_contexts: int, num_edges: int, seed: int, weighted: bool) -> Graph:
     """A graph with a hub, a node without edges on each side when it is sparse, and signed keys."""
     generator = np.random.default_rng(seed)

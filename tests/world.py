@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from walkbits.config import Config, load_config
+from walkbits.config import Config
+from walkbits.config_file import load_config
 from walkbits.rng import draw
 
 KINDS = ("apple", "bread", "cheese", "dates", "eggs", "fish", "grapes", "honey")

@@ -16,7 +16,8 @@ from typing import Any
 import yaml
 from pyspark.sql import SparkSession
 
-from walkbits.config import Config, load_config
+from walkbits.config import Config
+from walkbits.config_file import load_config
 from walkbits.errors import ConfigError, WalkbitsError, raised_by_worker
 from walkbits.session import get_session
 from walkbits.storage.tables import Store, check_writable

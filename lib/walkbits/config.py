@@ -12,7 +12,6 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-import yaml
 from pydantic import (
     BaseModel,
     ByteSize,
@@ -21,11 +20,8 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
-    ValidationError,
     model_validator,
 )
-
-from walkbits.errors import ConfigError
 
 Relation = Literal["item_from_item", "item_from_context", "context_from_item"]
 Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -205,8 +201,32 @@ class Model(Section):
     """d: width of every layer's output and of the embedding."""
 
 
+class HardNegatives(Section):
+    """Items near a query but not among the nearest, by the visits of many walks from it (PinSage, 3.3)."""
+
+    per_pair: PositiveInt = 6
+    """Epoch n sets n - 1 of them against a pair, and no more than these. PinSage: 5."""
+    per_query: PositiveInt = 50
+    """Drawn from a query's window once; the epochs choose among them. 10 to 100."""
+    first_rank: PositiveInt = 2000
+    """Where the window of ranks begins, the most visited item being 1. PinSage: 2,000. Less for a small
+    catalogue: a query whose walks visit fewer items has none; `run_metrics` tells how many have some."""
+    last_rank: PositiveInt = 5000
+    """Where it ends. PinSage: 5,000."""
+    num_walks: Annotated[int, Field(ge=1, le=100_000)] = 10_000
+    """Walks from every query, as long as the neighborhoods'. 2,000 to 50,000."""
+
+    @model_validator(mode="after")
+    def _enough_to_choose_from(self) -> HardNegatives:
+        if self.last_rank < self.first_rank:
+            raise ValueError(f"last_rank must be at least first_rank {self.first_rank}, got {self.last_rank}")
+        if self.per_query < self.per_pair:
+            raise ValueError(f"per_query must be at least per_pair {self.per_pair}, got {self.per_query}")
+        return self
+
+
 class Training(Section):
-    """Max-margin training with shared negatives on a sampled subgraph (PinSage, 3.3)."""
+    """Max-margin training with shared and hard negatives on a sampled subgraph (PinSage, 3.3)."""
 
     context_fraction: Annotated[float, Field(gt=0.0, le=1.0)] = 0.2
     """Share of contexts whose item pairs are trained on. PinSage: 0.2."""
@@ -218,12 +238,15 @@ class Training(Section):
     """Pairs per step. 512 to 4,096."""
     num_negatives: PositiveInt = 500
     """Items drawn per step and shared by its pairs. PinSage: 500."""
+    hard_negatives: HardNegatives | None = None
+    """Besides those, a few items of each pair's own, more with every epoch. Only where a host can map the
+    graph (plan replicated). Absent: none."""
     train_neighbors: Annotated[int, Field(ge=1)] = 10
     """Neighbors used per node while training, heaviest first. 5 to 50."""
     margin: PositiveFloat = 0.1
-    """Delta of the max-margin loss. 0.1 to 0.5; a large one parts communities and blurs what is within."""
+    """Delta of the max-margin loss. 0.03 to 0.5; a large one parts communities and blurs what is within."""
     learning_rate: PositiveFloat = 1e-3
-    """Adam's step size. 1e-3 to 1e-2."""
+    """Adam's step size. 3e-4 to 1e-2."""
 
 
 class Retrain(Section):
@@ -347,51 +370,6 @@ class Config(Section):
     def artifacts_folder(self) -> Path:
         """Where the plain files of all runs lie."""
         return Path(self.artifacts or f"{self.root}/_artifacts").resolve()
-
-
-def load_config(path: str | Path, overrides: dict[str, Any] | None = None) -> Config:
-    """Read a YAML file and lay dotted overrides (`walks.num_walks`) over it.
-
-    Raises:
-        ConfigError: no such file, not YAML, or a key breaks a rule; all broken keys
-            are named at once.
-    """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(
-            f"config must be a readable file, got '{path}' ({error.strerror}); pass --config PATH"
-        ) from error
-    try:
-        document = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"config '{path}' must be YAML: {error}") from error
-    if not isinstance(document, dict):
-        raise ConfigError(f"config '{path}' must be a mapping of keys, got {type(document).__name__}")
-    for dotted, value in (overrides or {}).items():
-        _set_dotted(document, dotted, value)
-    try:
-        return Config.model_validate(document)
-    except ValidationError as error:
-        broken = "; ".join(_sentence(one) for one in error.errors())
-        raise ConfigError(f"config '{path}': {broken}") from error
-
-
-def _sentence(error: Any) -> str:
-    """Key, rule and value of one pydantic error."""
-    key = ".".join(str(part) for part in error["loc"]) or "(top level)"
-    seen = error["input"]
-    value = "" if isinstance(seen, dict) else f", got {seen!r}"
-    return f"{key}: {error['msg'][0].lower()}{error['msg'][1:]}{value}"
-
-
-def _set_dotted(document: dict[str, Any], dotted: str, value: Any) -> None:
-    *parents, leaf = dotted.split(".")
-    for parent in parents:
-        document = document.setdefault(parent, {})
-        if not isinstance(document, dict):
-            raise ConfigError(f"override '{dotted}' must name a key inside sections; '{parent}' is a value")
-    document[leaf] = value
 
 
 def config_hash(*sections: Section | str | int) -> str:

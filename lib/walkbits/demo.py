@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from walkbits.cli import exit_code
-from walkbits.config import load_config
+from walkbits.config_file import load_config
 from walkbits.errors import InputError
 from walkbits.query import load_query, run_query
 from walkbits.session import get_session

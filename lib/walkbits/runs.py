@@ -18,7 +18,7 @@ from typing import Any
 from pyspark.sql import Row, SparkSession
 
 from walkbits.cli import DEFAULT_CONFIG, exit_code
-from walkbits.config import load_config
+from walkbits.config_file import load_config
 from walkbits.errors import InputError
 from walkbits.query import load_query, run_query
 from walkbits.report import page

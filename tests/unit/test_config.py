@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import yaml
-from walkbits.config import Config, Section, config_hash, load_config
+from walkbits.config import Config, Section, config_hash
+from walkbits.config_file import load_config
 from walkbits.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]

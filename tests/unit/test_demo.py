@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from walkbits import demo
-from walkbits.config import load_config
+from walkbits.config_file import load_config
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -178,10 +178,21 @@ def test_heaviest_keeps_the_first_neighbors() -> None:
 
 def test_the_loss_is_the_papers() -> None:
     rng = np.random.default_rng(0)
-    q, p, n = (rng.standard_normal((size, 4)) for size in (3, 3, 5))
-    allowed = rng.random((3, 5)) < 0.7
+    q, p, n, hard = (rng.standard_normal((*size, 4)) for size in ((3,), (3,), (5,), (3, 2)))
+    allowed = rng.random((3, 7)) < 0.7
+    against = [[*n, *hard[a]] for a in range(3)]
     terms = [
+        max(0.0, float(q[a] @ against[a][b] - q[a] @ p[a] + 0.3))
+        for a in range(3)
+        for b in range(7)
+        if allowed[a, b]
+    ]
+    loss = max_margin_loss(*(torch.from_numpy(x) for x in (q, p, n, hard, allowed)), margin=0.3)
+    assert float(loss) == pytest.approx(np.mean(terms))
+    plain = max_margin_loss(
+        *(torch.from_numpy(x) for x in (q, p, n, hard[:, :0], allowed[:, :5])), margin=0.3
+    )
+    easy = [
         max(0.0, float(q[a] @ n[b] - q[a] @ p[a] + 0.3)) for a in range(3) for b in range(5) if allowed[a, b]
     ]
-    loss = max_margin_loss(*(torch.from_numpy(x) for x in (q, p, n, allowed)), margin=0.3)
-    assert float(loss) == pytest.approx(np.mean(terms))
+    assert float(plain) == pytest.approx(np.mean(easy))

@@ -1,4 +1,4 @@
-"""What the trainer reads: features, heaviest neighbors and pairs as mapped arrays.
+"""What the trainer reads: features, heaviest neighbors, pairs and hard negatives as mapped arrays.
 
 Executors write the files, the trainer maps them and touches only the pages its minibatches
 need. Nothing is collected.
@@ -9,18 +9,25 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from walkbits import config
 from walkbits.errors import EmptyInputError
+from walkbits.graph.csr import BipartiteCsr
+from walkbits.models.negatives import HardNegatives, Partners, hard_negatives_of
 from walkbits.models.sampling import Neighborhoods
 from walkbits.storage.vectors import MatrixWriter, create_matrix, read_lists, read_vectors
 
 _FEATURES, _NEIGHBORS, _VISITS, _PAIRS = (f"{n}.npy" for n in ("features", "neighbors", "visits", "pairs"))
+_QUERIES, _JOINED, _HARD = (f"{n}.npy" for n in ("queries", "joined", "hard"))
+_QUERIES_PER_BLOCK: Final = 256
+"""Queries ranked at once: 256 lists of 5,000 items with their visits are 10 MB. No result depends on it."""
 Batches = Iterator[pa.RecordBatch]
 
 
@@ -32,11 +39,13 @@ class TrainingArrays:
         features: fp32 [num_items, feature_width], mapped.
         neighborhoods: The heaviest neighbors of each item.
         pairs: int32 [num_pairs, 2], (query, positive).
+        hard_negatives: Of the queries, where `write_hard_negatives` ran.
     """
 
     features: NDArray[np.float32]
     neighborhoods: Neighborhoods
     pairs: NDArray[np.int32]
+    hard_negatives: HardNegatives | None
 
 
 def write_training_arrays(
@@ -79,8 +88,32 @@ def write_training_arrays(
     np.save(folder / _PAIRS, np.column_stack(columns).astype(np.int32))
 
 
+def write_hard_negatives(
+    spark: SparkSession, graph: Path, walks: config.Walks, hard: config.HardNegatives, seed: int, folder: Path
+) -> None:
+    """Rank items for the queries of the pairs that `write_training_arrays` wrote, on the executors.
+
+    Args:
+        spark: The session.
+        graph: The graph folder (see graph.csr), on storage that every host sees and maps.
+        walks: Length and restarts of the walks.
+        hard: Number of walks, window and sample size.
+        seed: Seed of the run.
+        folder: That of the training arrays.
+    """
+    pairs = np.load(folder / _PAIRS)
+    queries = np.unique(pairs[:, 0])
+    np.save(folder / _QUERIES, queries)
+    np.save(folder / _JOINED, Partners.of(pairs).joined)
+    create_matrix(folder / _HARD, len(queries), hard.per_query, "<i4")
+    num_blocks = -(-len(queries) // _QUERIES_PER_BLOCK)
+    # four tasks per core, because blocks differ in cost
+    blocks = spark.range(0, num_blocks, 1, min(4 * spark.sparkContext.defaultParallelism, num_blocks))
+    _run(blocks, _write_hard_negatives(graph, walks, hard, seed, folder))
+
+
 def read_training_arrays(folder: Path) -> TrainingArrays:
-    """Map what `write_training_arrays` wrote."""
+    """Map what `write_training_arrays` and, where it ran, `write_hard_negatives` wrote."""
     neighbors, visits = (np.load(folder / name, mmap_mode="r") for name in (_NEIGHBORS, _VISITS))
     present = visits > 0  # [num_items, num_neighbors]; padding has no visits
     indptr = np.concatenate([[0], np.cumsum(present.sum(axis=1))])
@@ -88,6 +121,9 @@ def read_training_arrays(folder: Path) -> TrainingArrays:
         features=np.load(folder / _FEATURES, mmap_mode="r"),
         neighborhoods=Neighborhoods(indptr, neighbors[present], visits[present]),
         pairs=np.load(folder / _PAIRS),
+        hard_negatives=HardNegatives(np.load(folder / _QUERIES), np.load(folder / _HARD, mmap_mode="r"))
+        if (folder / _HARD).exists()
+        else None,
     )
 
 
@@ -114,6 +150,25 @@ def _write_lists(folder: Path, width: int) -> Callable[[Batches], Batches]:
                 nodes = batch.column("node").to_numpy().astype(np.int32)
                 for writer, name in ((neighbors, "neighbors"), (visits, "visits")):
                     writer.write(nodes, _padded(*read_lists(batch.column(name)), width))
+        yield from ()
+
+    return write
+
+
+def _write_hard_negatives(
+    graph: Path, walks: config.Walks, hard: config.HardNegatives, seed: int, folder: Path
+) -> Callable[[Batches], Batches]:
+    def write(batches: Batches) -> Batches:
+        csr = BipartiteCsr.open(graph)
+        queries = np.load(folder / _QUERIES, mmap_mode="r")
+        partners = Partners(np.load(folder / _JOINED, mmap_mode="r"))
+        with MatrixWriter(folder / _HARD) as writer:
+            for batch in batches:
+                for block in batch.column("id").to_pylist():
+                    low = block * _QUERIES_PER_BLOCK
+                    some = np.asarray(queries[low : low + _QUERIES_PER_BLOCK])
+                    rows = hard_negatives_of(csr, some, partners, walks, hard, seed)
+                    writer.write(np.arange(low, low + len(some)), rows)
         yield from ()
 
     return write

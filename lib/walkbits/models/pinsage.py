@@ -124,7 +124,7 @@ class PinSage(nn.Module):
 
 
 def max_margin_loss(
-    query: Tensor, positive: Tensor, negative: Tensor, allowed: Tensor, margin: float
+    query: Tensor, positive: Tensor, negative: Tensor, hard: Tensor, allowed: Tensor, margin: float
 ) -> Tensor:
     r"""Mean over pairs and negatives of :math:`\max(0, z_q z_n - z_q z_i + \Delta)` (section 3.3).
 
@@ -132,14 +132,18 @@ def max_margin_loss(
         query: fp32 [pairs, embedding_size].
         positive: fp32 [pairs, embedding_size].
         negative: fp32 [negatives, embedding_size], shared by all pairs.
-        allowed: bool [pairs, negatives]; False where the negative is the query or its positive.
+        hard: fp32 [pairs, hard negatives, embedding_size], each pair's own.
+        allowed: bool [pairs, negatives + hard negatives], in this order; False where the negative is the
+            query or its positive.
         margin: Delta.
 
     Returns:
         fp32 scalar.
     """
     wanted = (query * positive).sum(dim=1, keepdim=True)  # [pairs, 1]
-    losses = F.relu(query @ negative.T - wanted + margin)  # [pairs, negatives]
+    own = torch.einsum("pd,phd->ph", query, hard)  # [pairs, hard negatives]
+    scores = torch.cat([query @ negative.T, own], dim=1)  # [pairs, negatives + hard negatives]
+    losses = F.relu(scores - wanted + margin)
     return (losses * allowed).sum() / allowed.sum().clamp(min=1)
 
 

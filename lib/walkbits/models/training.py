@@ -24,6 +24,7 @@ from walkbits import config, rng
 from walkbits.errors import EmptyInputError, InputError, WalkbitsError
 from walkbits.inference.arithmetic import F32, I32, I64
 from walkbits.models.card import Network
+from walkbits.models.negatives import HardNegatives
 from walkbits.models.pinsage import Hop, PinSage, max_margin_loss
 from walkbits.models.sampling import Neighborhoods, SubgraphBuilder, below, gather_rows
 
@@ -53,6 +54,7 @@ class _Batch:
     query: Tensor
     positive: Tensor
     negative: Tensor
+    hard: Tensor
     allowed: Tensor
 
 
@@ -64,6 +66,7 @@ def train(
     training: config.Training,
     seed: int,
     progress: Callable[[str], None],
+    hard_negatives: HardNegatives | None = None,
 ) -> Trained:
     """Train PinSage on pairs of related items.
 
@@ -75,9 +78,11 @@ def train(
         training: Schedule.
         seed: Seed of first weights, order of pairs and negatives.
         progress: Called with one line per epoch.
+        hard_negatives: Of all queries; needed where `training.hard_negatives` is set.
 
     Returns:
-        The network's declaration, its weights, and `loss` of the last epoch, `epochs`, `pairs`.
+        The network's declaration, its weights, and `loss` of the last epoch, `epochs`, `pairs`;
+        with hard negatives `hard_negative_coverage`, the share of queries that have some.
 
     Raises:
         EmptyInputError: no pairs.
@@ -85,11 +90,12 @@ def train(
         WalkbitsError: the loss is no longer finite.
     """
     _check(features, neighborhoods, pairs)
+    _check_hard_negatives(hard_negatives, pairs, training.hard_negatives)
     with _deterministic():
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         module = PinSage(features.shape[1], model, seed).to(device)
         optimizer = torch.optim.Adam(module.parameters(), lr=training.learning_rate)
-        producer = _Producer(features, neighborhoods, pairs, model, training, seed)
+        producer = _Producer(features, neighborhoods, pairs, model, training, seed, hard_negatives)
         started, loss = time.monotonic(), math.nan
         for epoch in range(training.epochs):
             total = 0.0
@@ -97,8 +103,9 @@ def train(
                 optimizer.zero_grad(set_to_none=True)
                 z = module(batch.features, batch.hops)  # [targets, embedding_size]
                 step_loss = max_margin_loss(
-                    z[batch.query], z[batch.positive], z[batch.negative], batch.allowed, training.margin
-                )
+                    z[batch.query], z[batch.positive], z[batch.negative], z[batch.hard], batch.allowed,
+                    training.margin,
+                )  # fmt: skip
                 step_loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
                 value = step_loss.item()
@@ -112,6 +119,8 @@ def train(
             progress(_line(epoch + 1, training.epochs, loss, len(pairs), time.monotonic() - started))
     weights = {name: tensor.detach().cpu().numpy().copy() for name, tensor in module.state_dict().items()}
     metrics = {"loss": loss, "epochs": float(training.epochs), "pairs": float(len(pairs))}
+    if hard_negatives is not None:
+        metrics["hard_negative_coverage"] = hard_negatives.coverage
     return Trained(module.network, weights, metrics)
 
 
@@ -126,8 +135,10 @@ class _Producer:
         model: config.Model,
         training: config.Training,
         seed: int,
+        hard_negatives: HardNegatives | None,
     ) -> None:
         self._features, self._pairs, self._training, self._seed = features, pairs, training, seed
+        self._hard_negatives = hard_negatives
         graph = neighborhoods.heaviest(training.train_neighbors)
         self._builder = SubgraphBuilder(graph, model.num_layers, model.pooling)
 
@@ -149,12 +160,15 @@ class _Producer:
         query, positive = self._pairs[chosen].T  # [pairs], [pairs]
         draws = rng.draw(self._seed ^ _NEGATIVES_TAG, np.arange(self._training.num_negatives), epoch, step)
         negative = below(draws, len(self._features)).astype(np.int32)  # [negatives]
-        subgraph, rows = self._builder.build(np.concatenate([query, positive, negative]))
+        hard = self._hard(query, chosen, epoch)  # [pairs, hard negatives]
+        subgraph, rows = self._builder.build(np.concatenate([query, positive, negative, hard.reshape(-1)]))
         gathered = np.empty((len(subgraph.sources), self._features.shape[1]), np.float32)
         gather_rows(self._features, subgraph.sources, gathered)
-        at = torch.from_numpy(rows).to(device)  # [2 * pairs + negatives]
-        n = len(query)
-        query_at, positive_at, negative_at = at[:n], at[n : 2 * n], at[2 * n :]
+        at = torch.from_numpy(rows).to(device)  # [2 * pairs + negatives + pairs * hard negatives]
+        n, rest = len(query), 2 * len(query) + len(negative)
+        query_at, positive_at, negative_at = at[:n], at[n : 2 * n], at[2 * n : rest]
+        hard_at = at[rest:].view(hard.shape)  # [pairs, hard negatives]
+        against = torch.cat([negative_at.expand(len(query), -1), hard_at], dim=1)
         return _Batch(
             features=torch.from_numpy(gathered).to(device),
             hops=tuple(
@@ -164,8 +178,16 @@ class _Producer:
             query=query_at,
             positive=positive_at,
             negative=negative_at,
-            allowed=(negative_at != query_at[:, None]) & (negative_at != positive_at[:, None]),
+            hard=hard_at,
+            allowed=(against != query_at[:, None]) & (against != positive_at[:, None]),
         )
+
+    def _hard(self, query: I32, chosen: I64, epoch: int) -> I32:
+        """Hard negatives of the pairs, one more in each epoch: int32 [pairs, hard negatives]."""
+        hard = self._training.hard_negatives
+        if hard is None or self._hard_negatives is None:
+            return np.empty((len(query), 0), np.int32)
+        return self._hard_negatives.choose(query, chosen, epoch, min(epoch, hard.per_pair), self._seed)
 
 
 @contextmanager
@@ -209,3 +231,20 @@ def _check(features: F32, neighborhoods: Neighborhoods, pairs: I32) -> None:
     for name, ids in (("pairs", pairs), ("neighborhoods", neighborhoods.neighbors)):
         if ids.size and (ids.min() < 0 or ids.max() >= num_items):
             raise InputError(f"{name} must hold indices below {num_items}, got {ids.min()} to {ids.max()}")
+
+
+def _check_hard_negatives(
+    found: HardNegatives | None, pairs: I32, wanted: config.HardNegatives | None
+) -> None:
+    if wanted is None:
+        return
+    if found is None or not np.isin(pairs[:, 0], found.queries).all():
+        raise InputError(
+            "training.hard_negatives needs a row of them for every query, got "
+            f"{0 if found is None else len(found.queries)} rows; rank the pairs' own queries"
+        )
+    if found.items.shape[1] < wanted.per_pair:
+        raise InputError(
+            f"hard negatives must be at least training.hard_negatives.per_pair {wanted.per_pair} a query, "
+            f"got {found.items.shape[1]}; rank with the same settings"
+        )

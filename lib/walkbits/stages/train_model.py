@@ -10,20 +10,23 @@ import logging
 import shutil
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 from pyspark.sql import functions as F
 
 from walkbits.config import config_hash
-from walkbits.errors import ModelError
+from walkbits.errors import InputError, ModelError
+from walkbits.graph.csr import read_meta
 from walkbits.graph.features import feature_schema_hash, feature_width
+from walkbits.graph.plan import plan_walks
 from walkbits.models import relations_of
-from walkbits.models.arrays import read_training_arrays, write_training_arrays
+from walkbits.models.arrays import read_training_arrays, write_hard_negatives, write_training_arrays
 from walkbits.models.card import Card, load_model, save_model
 from walkbits.models.sampling import training_pairs
 from walkbits.pipeline import Context, Stage
 from walkbits.schemas import EDGES, FEATURES, ITEM, LIVE, NEIGHBORHOODS, PUBLICATIONS
-from walkbits.stages.build_neighborhoods import num_nodes
+from walkbits.stages.build_neighborhoods import GRAPH, num_nodes
 from walkbits.storage.runs import metric
 from walkbits.storage.tables import Written
 
@@ -101,10 +104,15 @@ def train_anew(context: Context) -> list[Written]:
             num_neighbors=config.training.train_neighbors,
             folder=scratch,
         )
+        hard = config.training.hard_negatives
+        if hard is not None:
+            write_hard_negatives(
+                context.spark, mapped_graph(context), config.walks, hard, config.seed, scratch
+            )
         arrays = read_training_arrays(scratch)
         trained = train(
             arrays.features, arrays.neighborhoods, arrays.pairs, config.model, config.training, config.seed,
-            lambda line: LOG.info("stage=%s run=%s %s", STAGE.name, run_id, line),
+            lambda line: LOG.info("stage=%s run=%s %s", STAGE.name, run_id, line), arrays.hard_negatives,
         )  # fmt: skip
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -117,6 +125,24 @@ def train_anew(context: Context) -> list[Written]:
     )  # fmt: skip
     figures = {name: (value, "") for name, value in trained.metrics.items()}
     return [context.artifact_written(MODEL, num_parameters(card)), context.metrics(STAGE.name, figures)]
+
+
+def mapped_graph(context: Context) -> Path:
+    """The run's graph folder, for walks on hosts that map it whole.
+
+    Raises:
+        InputError: it does not fit a host.
+    """
+    folder, walks = context.artifacts(GRAPH), context.config.walks
+    (relation,) = relations_of(context.config.model)
+    plan = plan_walks(**read_meta(folder), relation=relation, walks=walks)
+    if plan.name != "replicated":
+        raise InputError(
+            f"training.hard_negatives needs plan replicated, got a graph of {plan.graph_bytes:,} bytes with "
+            f"walks.plan {walks.plan} and walks.host_bytes {walks.host_bytes:,}; leave it out, "
+            "or use larger hosts"
+        )
+    return folder
 
 
 STAGE = Stage(
