@@ -27,8 +27,8 @@ from walkbits.storage.vectors import (
     binary_array,
     create_matrix,
     float_lists,
-    open_matrix,
     list_array,
+    open_matrix,
     read_lists,
     read_vectors,
 )
