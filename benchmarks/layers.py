@@ -34,6 +34,7 @@ from walkbits.inference.layers import infer
 from walkbits.inference.references import References, open_slots
 from walkbits.models.card import Card, LoadedModel
 from walkbits.models.pinsage import PinSage
+from walkbits.progress import cost, spark_stages
 from walkbits.rng import draw, uniform
 from walkbits.schemas import EMBEDDINGS, FEATURES, NEIGHBORHOODS, REPRESENTATIONS
 from walkbits.session import get_session
@@ -164,8 +165,12 @@ class Committed:
 
 
 def engine(store: Store, num_nodes: int, run_id: str, inference: config.Inference) -> dict[str, float]:
-    """One run: seconds of the inner layer, of the last one, and vector bytes that it shuffled per layer."""
+    """One run: seconds of the inner layer and of the last one, vector bytes that it shuffled per layer, and
+    the longest task beside the median one of its Spark stage, where that weighs most.
+    """
     folder, layers = Path(store.root) / "_layers", Committed(store, run_id)
+    group = f"layers {time.perf_counter()}"
+    store.spark.sparkContext.setJobGroup(group, group)
     features = store.read(FEATURES, run_id=run_id)
     inferred = infer(
         store.spark,
@@ -191,7 +196,31 @@ def engine(store: Store, num_nodes: int, run_id: str, inference: config.Inferenc
         sent = len(references.blocks(np.flatnonzero(slots < 0).astype(np.int32))[1])
     size = 2 if inference.message_dtype == "fp16" else 4
     shutil.rmtree(folder)
-    return {"inner": marks[1] - marks[0], "last": marks[2] - marks[1], "shuffled": float(sent * size * WIDTH)}
+    spent = cost(spark_stages(store.spark, group, quantiles=True))
+    return {
+        "inner": marks[1] - marks[0],
+        "last": marks[2] - marks[1],
+        "shuffled": float(sent * size * WIDTH),
+        "longest_over_median": spent["longest_task_seconds"][0] / spent["median_task_seconds"][0],
+    }
+
+
+def message_effect(store: Store, num_nodes: int, run_id: str) -> dict[str, float]:
+    """What fp16 messages change when all are shuffled: recall of each node's 50 nearest, bits that flip."""
+    seen = {}
+    for dtype in ("fp32", "fp16"):
+        engine(store, num_nodes, run_id, config.Inference(cache_bytes=0, message_dtype=dtype))
+        table = (
+            store.read(EMBEDDINGS, run_id=run_id).select("node_id", "embedding").toArrow().sort_by("node_id")
+        )
+        seen[dtype] = np.asarray(table["embedding"].combine_chunks().values).reshape(-1, WIDTH)
+    asked = np.arange(0, num_nodes, max(1, num_nodes // 500))
+    near = {
+        dtype: np.argpartition(-(x[asked] @ x.T), T, axis=1)[:, :T] for dtype, x in seen.items()
+    }  # [queries, T]
+    kept = [len(np.intersect1d(*pair)) / T for pair in zip(near["fp32"], near["fp16"], strict=True)]
+    flipped = ((seen["fp32"] > 0) != (seen["fp16"] > 0)).mean()
+    return {"fp16_recall_50": float(np.mean(kept)), "fp16_bits_flipped": float(flipped)}
 
 
 def _as_floats(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -273,6 +302,7 @@ def main() -> None:
             cold_start_s=session_s + sum(first[k] - base[k] for k in ("inner", "last")),
             peak_worker_mb=peak.private_mb,
             peak_worker_mb_with_mapped_matrices=peak.resident_mb,
+            longest_over_median=base["longest_over_median"],
         )  # fmt: skip
         small, large = (join_plan(store, n, "bench", share) for share in (0.002, 0.01))
         full = large + (large - small) / 0.008 * 0.99
@@ -284,6 +314,7 @@ def main() -> None:
                 f"{name}_budget_s": part["inner"] + part["last"],
                 f"{name}_budget_ratio": part["shuffled"] / naive,
                 f"{name}_budget_peak_worker_mb": peak.private_mb,
+                f"{name}_budget_longest_over_median": part["longest_over_median"],
             })  # fmt: skip
         per_node = {n: (base["inner"] + base["last"]) / n}
         for size in sorted(args.growth):
@@ -292,6 +323,8 @@ def main() -> None:
             grown = engine(store, size, f"bench{size}", whole)
             per_node[size] = (grown["inner"] + grown["last"]) / size
             record(**{f"us_per_node_{size}": per_node[size] * 1e6})
+        write_tables(store, 100_000, "messages")
+        record(**message_effect(store, 100_000, "messages"))
         sizes = sorted(per_node)
         steps = [per_node[b] / per_node[a] for a, b in pairwise(sizes)]
         record(**{f"us_per_node_{n}": per_node[n] * 1e6}, growth_max=max(steps, default=1.0))
