@@ -168,8 +168,8 @@ class Walks(Section):
     plan: Literal["auto", "replicated", "sharded"] = "auto"
     """replicated: every host maps the whole graph, no shuffle. sharded: walkers move, for graphs
     over `host_bytes`. Equal rows from both; auto chooses by size, and --explain tells."""
-    host_bytes: Annotated[int, Field(ge=1 << 20)] = 64 << 30
-    """Memory of one host that the mapped graph may take. Half of the smallest host's."""
+    host_bytes: Annotated[ByteSize, Field(ge=1 << 20)] = ByteSize(64 << 30)
+    """Memory of one host that the mapped graph may take, e.g. 16GiB. Half of the smallest host's."""
     block_size: Annotated[int, Field(ge=16, le=65_536)] = 256
     """Start nodes walked together; a block should fit the core's cache. 250 to 500."""
 
