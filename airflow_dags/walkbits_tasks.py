@@ -6,6 +6,8 @@ while the DAG files are parsed:
     WALKBITS_HOME            checkout on the workers, after `make setup`   (this folder's parent)
     WALKBITS_CONFIG          YAML of the environment                       (conf/production.yaml)
     WALKBITS_PYTHON          interpreter of the executors                  (that of the checkout)
+    WALKBITS_SPARK_CONF      Spark settings of this installation as JSON, e.g.
+                             {"spark.executor.memory": "16g"}              (none)
     WALKBITS_PY_FILES        zip for clusters without the package          (none)
     WALKBITS_SPARK_CONN      Airflow connection with the Spark master      (spark_default)
     WALKBITS_POOL            pool that every job takes one slot of         (default_pool)
@@ -33,6 +35,7 @@ LOG = logging.getLogger(__name__)
 HOME = os.environ.get("WALKBITS_HOME", str(Path(__file__).parent.parent))
 CONFIG = os.environ.get("WALKBITS_CONFIG", f"{HOME}/conf/production.yaml")
 PYTHON = f"{HOME}/.venv/bin/python"
+SPARK_CONF: dict[str, str] = json.loads(os.environ.get("WALKBITS_SPARK_CONF", "{}"))
 RETRY = timedelta(seconds=int(os.environ.get("WALKBITS_RETRY_SECONDS", "300")))
 TIMEOUT = timedelta(hours=float(os.environ.get("WALKBITS_TIMEOUT_HOURS", "12")))
 DEADLINE = timedelta(hours=float(os.environ.get("WALKBITS_DEADLINE_HOURS", "20")))
@@ -75,7 +78,8 @@ def job_arguments(job: str, *arguments: str) -> dict[str, Any]:
         "conn_id": os.environ.get("WALKBITS_SPARK_CONN", "spark_default"),
         "spark_binary": f"{HOME}/.venv/bin/spark-submit",
         "properties_file": f"{HOME}/conf/spark-defaults.conf",
-        "conf": {"spark.jars": f"{HOME}/.cache/jars/*.jar", "spark.ui.showConsoleProgress": "false"},
+        "conf": {"spark.jars": f"{HOME}/.cache/jars/*.jar", "spark.ui.showConsoleProgress": "false"}
+        | SPARK_CONF,
         "py_files": os.environ.get("WALKBITS_PY_FILES"),
         "env_vars": {
             "JAVA_HOME": f"{HOME}/.cache/java",

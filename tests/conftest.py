@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 from pyspark.sql import SparkSession
+from small_data import SMALL_DATA
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "lib"))
@@ -42,14 +43,7 @@ def jars() -> list[Path | str]:
     ]
 
 
-TEST_SETTINGS = {
-    "spark.master": "local[2,4]",  # a killed worker is retried, as on a cluster
-    "spark.driver.memory": "2g",
-    "spark.jars": ",".join(map(str, jars())),
-    "spark.sql.shuffle.partitions": "3",  # small tables: fewer empty tasks
-    "spark.ui.showConsoleProgress": "false",
-    "spark.ui.enabled": "false",
-}
+TEST_SETTINGS = SMALL_DATA | {"spark.jars": ",".join(map(str, jars()))}
 
 
 @pytest.fixture(scope="session")

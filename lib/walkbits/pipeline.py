@@ -6,14 +6,14 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pyspark.sql import SparkSession
 
 from walkbits.config import Config, Section, config_hash
 from walkbits.errors import InputError, raised_by_worker
-from walkbits.progress import watched
+from walkbits.progress import Figures, watched
 from walkbits.schemas import RUN_METRICS, TABLES
 from walkbits.storage.runs import (
     PART,
@@ -23,9 +23,10 @@ from walkbits.storage.runs import (
     log_stage,
     logged_parts,
     logged_stages,
+    read_log,
     record_state,
 )
-from walkbits.storage.tables import Store, Written, parse_output, utc_now
+from walkbits.storage.tables import Store, Written, fingerprints_of, parse_output, utc_now
 
 LOG = logging.getLogger("walkbits")
 
@@ -39,6 +40,7 @@ class Context:
     store: Store
     config: Config
     run: Run
+    _measured: Figures = field(default_factory=dict, compare=False)
 
     @property
     def spark(self) -> SparkSession:
@@ -57,16 +59,28 @@ class Context:
         size, digest = folder_digest(self.artifacts(name))
         return Written(f"{_ARTIFACT}{name}", rows, digest, size, None)
 
-    def metrics(self, stage: str, figures: dict[str, tuple[float, str]]) -> Written:
-        """Write a stage's figures: name -> (value, unit)."""
+    def measure(self, figures: Figures) -> None:
+        """Keep a stage's figures, name -> (value, unit), until `execute` commits them with its cost."""
+        self._measured.update(figures)
+
+    def metrics(self, figures: dict[str, Figures]) -> list[Written]:
+        """Commit figures, stage -> name -> (value, unit), in the place of those stages' earlier ones."""
         now = utc_now()
-        partition = {"run_id": self.run_id, "stage": stage}
         rows = [
-            partition | {"metric": name, "value": float(value), "unit": unit, "recorded_at": now}
-            for name, (value, unit) in figures.items()
+            {
+                "run_id": self.run_id, "stage": stage, "metric": name, "value": float(value), "unit": unit,
+                "recorded_at": now,
+            }
+            for stage, of_stage in figures.items()
+            for name, (value, unit) in of_stage.items()
+        ]  # fmt: skip
+        if rows:
+            frame = self.store.local(RUN_METRICS, rows).coalesce(1)
+            self.store.write(RUN_METRICS, frame, self.run_id, stage=tuple(figures))
+        return [
+            Written(f"{RUN_METRICS.name}/stage={stage}", len(of_stage), "", 0, None)
+            for stage, of_stage in figures.items()
         ]
-        self.store.append(RUN_METRICS, rows, **self.store.replacing(partition))
-        return Written(f"{RUN_METRICS.name}/stage={stage}", len(rows), "", 0, None)
 
 
 @dataclass(frozen=True)
@@ -112,17 +126,20 @@ def execute(context: Context, stage: Stage) -> bool:
     LOG.info("stage=%s run=%s state=started", stage.name, context.run_id)
     group = f"stage={stage.name} run={context.run_id}"
     context.spark.sparkContext.setJobGroup(group, f"walkbits {stage.name} {context.run_id}")
+    context._measured.clear()
     began = time.monotonic()
     try:
-        with watched(context.spark, group) as figures:
+        with watched(context.spark, group) as spent:
             outputs = stage.run(context)
     except Exception as error:
         told = _first_line(raised_by_worker(error) or error)
         record_state(context.store, context.run, context.config, "failed", f"{stage.name}: {told}")
         raise
     seconds = time.monotonic() - began
-    context.metrics(f"{stage.name}.cost", figures | {"seconds": (seconds, "seconds")})
-    log_stage(context.store, context.run_id, stage.name, key, outputs, seconds)
+    spent["seconds"] = (seconds, "seconds")
+    measured = {stage.name: dict(context._measured)} if context._measured else {}
+    figures = context.metrics(measured | {f"{stage.name}.cost": spent})
+    log_stage(context.store, context.run_id, stage.name, key, [*outputs, *figures], seconds)
     _report(context, stage.name, "done", outputs, seconds)
     return True
 
@@ -131,10 +148,10 @@ class Parts:
     """The parts of a stage: what an attempt finished before it was killed, the next one keeps."""
 
     def __init__(self, context: Context, stage: Stage) -> None:
-        done = logged_stages(context.store, context.run_id)
+        log = read_log(context.store, context.run_id)
         self._context, self._stage = context, stage.name
-        self._key = stage_key(stage, context.config, context.run, done)
-        self._logged = logged_parts(context.store, context.run_id, stage.name)
+        self._key = stage_key(stage, context.config, context.run, log)
+        self._logged = logged_parts(log, stage.name)
 
     def kept(self, part: str) -> tuple[Written, ...] | None:
         """What an earlier attempt wrote with the same inputs, if it still stands."""
@@ -180,17 +197,21 @@ def _decides(output: Written) -> bool:
 
 def _stands(context: Context, logged: Logged) -> bool:
     """Whether every logged output re-reads with the rows and checksum it was logged with."""
-    for output in filter(_decides, logged.outputs):
-        if output.output.startswith(_ARTIFACT):
+    decisive = [*filter(_decides, logged.outputs)]
+    tables = [one for one in decisive if not one.output.startswith(_ARTIFACT)]
+    named = [(TABLES[name], partition) for name, partition in (parse_output(one.output) for one in tables)]
+    read = [
+        (table, context.store.read(table, run_id=context.run_id, **partition)) for table, partition in named
+    ]
+    found = dict(zip((one.output for one in tables), fingerprints_of(read), strict=True))
+    for output in decisive:
+        if output.output not in found:
             _, fingerprint = folder_digest(context.artifacts(output.output.removeprefix(_ARTIFACT)))
-            found = (output.rows, fingerprint)
-        else:
-            name, partition = parse_output(output.output)
-            found = context.store.fingerprint(TABLES[name], context.run_id, **partition)
-        if found != (output.rows, output.fingerprint):
+            found[output.output] = (output.rows, fingerprint)
+        if found[output.output] != (output.rows, output.fingerprint):
             LOG.warning(
-                "output=%s run=%s state=changed expected=%s found=%s: rebuilding",
-                output.output, context.run_id, (output.rows, output.fingerprint), found,
+                "output=%s run=%s state=changed expected=%s found=%s: rebuilding", output.output,
+                context.run_id, (output.rows, output.fingerprint), found[output.output],
             )  # fmt: skip
             return False
     return True

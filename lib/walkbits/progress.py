@@ -62,7 +62,7 @@ def spark_stages(spark: SparkSession, group: str, quantiles: bool = False) -> li
             if not data.numCompleteTasks() + data.numActiveTasks() + data.numFailedTasks():
                 continue
             median = longest = 0.0
-            if quantiles:
+            if quantiles and data.numTasks() > 1:  # one task has no spread
                 summary = store.taskSummary(stage_id, data.attemptId(), points)
                 if summary.isDefined():
                     times = summary.get().executorRunTime()

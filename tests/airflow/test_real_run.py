@@ -22,6 +22,7 @@ if "WALKBITS_AIRFLOW" not in os.environ:
 
 import week_slice as week
 from deltalake import DeltaTable
+from small_data import SMALL_DATA
 
 ROOT = Path(__file__).resolve().parents[2]
 AIRFLOW = ROOT / ".cache" / "airflow" / "bin" / "airflow"
@@ -47,15 +48,14 @@ def environment(folder: Path) -> dict[str, str]:
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
         "AIRFLOW_CONN_SPARK_DEFAULT": json.dumps(
-            {"conn_type": "spark", "host": "local[2,4]", "extra": {"deploy-mode": "client"}}
+            {"conn_type": "spark", "host": SMALL_DATA["spark.master"], "extra": {"deploy-mode": "client"}}
         ),
         "WALKBITS_HOME": str(ROOT),
         "WALKBITS_CONFIG": str(folder / "config.yaml"),
         "WALKBITS_RETRY_SECONDS": "1",
         "WALKBITS_DEADLINE_HOURS": "0",  # `dags test` cannot take a deadline
+        "WALKBITS_SPARK_CONF": json.dumps(SMALL_DATA),
         "SPARK_LOCAL_IP": "127.0.0.1",
-        # Short jobs: most of each is compiling Spark.
-        "SPARK_SUBMIT_OPTS": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
     }
 
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import deltalake
+import pyarrow as pa
 import pytest
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from walkbits.errors import EmptyInputError, InputError, WalkbitsError
-from walkbits.schemas import CODES, NEIGHBORHOODS, TABLES, Table
-from walkbits.storage.tables import Store, check_writable, output_name, parse_output
+from walkbits.schemas import CODES, NEIGHBORHOODS, RUN_METRICS, TABLES, Table
+from walkbits.storage.tables import Store, Written, check_writable, output_name, parse_output, utc_now
 
 RUN, OTHER = "20260101-aaaaaaaa-a1", "20260102-bbbbbbbb-a1"
 
@@ -53,6 +57,66 @@ def test_writing_again_replaces_only_the_own_partition(store: Store, spark: Spar
     assert {(r[0], r[1]): r[2] for r in found} == {
         (RUN, "item_from_item"): 2, (RUN, "item_from_context"): 1, (OTHER, "item_from_item"): 1,
     }  # fmt: skip
+
+
+def operations(store: Store) -> list[str]:
+    """Mode of every write to the table, oldest first."""
+    history = deltalake.DeltaTable(store.path(NEIGHBORHOODS)).history()
+    return [one["operationParameters"]["mode"] for one in reversed(history) if one["operation"] == "WRITE"]
+
+
+def test_only_a_partition_that_was_written_before_is_replaced(store: Store, spark: SparkSession) -> None:
+    """Also by a driver that has seen nothing of the first write, and after the rows were deleted."""
+    for times in (1, 2, 3):
+        fresh = Store(spark, store.root)
+        frame = neighborhoods(spark, [(node, [1], [1]) for node in range(times)])
+        written = fresh.write(NEIGHBORHOODS, frame, RUN, relation="item_from_item")
+        assert (written.rows, written.delta_version) == (times, 2 * times - 1)
+        assert written.bytes > 0
+        assert store.fingerprint(NEIGHBORHOODS, RUN, relation="item_from_item") == (
+            times,
+            written.fingerprint,
+        )
+        spark.sql(f"DELETE FROM delta.`{store.path(NEIGHBORHOODS)}` WHERE node >= 0")
+    assert operations(store) == ["Append", "Overwrite", "Overwrite"]
+
+
+def test_a_first_write_that_another_driver_overtakes_is_refused(store: Store, spark: SparkSession) -> None:
+    """Two drivers resume one run: the later commit of a first write must not add its rows to the other's."""
+    store.ensure(NEIGHBORHOODS)
+    frame = neighborhoods(spark, [(0, [1], [1])])
+    started, overtaken = Path(store.root, "started"), Path(store.root, "overtaken")
+
+    def overtake(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        started.touch()
+        while not overtaken.exists():
+            time.sleep(0.05)
+        yield from batches
+
+    def slow() -> Written:
+        waiting = frame.coalesce(1).mapInArrow(overtake, frame.schema)  # leaves the other core to the winner
+        return Store(spark, store.root).write(NEIGHBORHOODS, waiting, RUN, relation="item_from_item")
+
+    with ThreadPoolExecutor(1) as other:
+        pending = other.submit(slow)
+        while not started.exists():
+            time.sleep(0.05)
+        winner = store.write(NEIGHBORHOODS, frame, RUN, relation="item_from_item")
+        overtaken.touch()
+        with pytest.raises(PySparkException, match="DELTA_CONCURRENT_TRANSACTION"):
+            pending.result()
+    assert store.fingerprint(NEIGHBORHOODS, RUN, relation="item_from_item") == (1, winner.fingerprint)
+
+
+def test_several_partitions_are_written_and_replaced_in_one_commit(store: Store) -> None:
+    def figures(value: float) -> DataFrame:
+        row = {"run_id": RUN, "metric": "m", "value": value, "unit": "", "recorded_at": utc_now()}
+        return store.local(RUN_METRICS, [row | {"stage": stage} for stage in ("a", "a.cost")])
+
+    for value in (1.0, 2.0):
+        store.write(RUN_METRICS, figures(value), RUN, stage=("a", "a.cost"))
+    found = store.read(RUN_METRICS).orderBy("stage").collect()
+    assert [(row["stage"], row["value"]) for row in found] == [("a", 2.0), ("a.cost", 2.0)]
 
 
 def test_fingerprint_ignores_order_partitioning_and_run(store: Store, spark: SparkSession) -> None:

@@ -57,7 +57,7 @@ def audit_committed(context: Context, pointer: Pointer | None) -> list[Written]:
             state = "kept"
         else:
             figures, broken = audit(store, config, run.run_id, outputs, version, pointer)
-            written = context.metrics(NAME, figures)
+            written = context.metrics({NAME: figures})
             state = "done"
             if broken:
                 raise AuditError(f"run {run.run_id}: {'; '.join(broken)}; nothing was published")
@@ -67,6 +67,6 @@ def audit_committed(context: Context, pointer: Pointer | None) -> list[Written]:
     seconds = time.monotonic() - began
     if state == "done":
         record_state(store, run, config, "audited")
-        log_stage(store, run.run_id, NAME, key, [written], seconds)
+        log_stage(store, run.run_id, NAME, key, written, seconds)
     LOG.info("stage=%s run=%s state=%s seconds=%.1f", NAME, run.run_id, state, seconds)
     return outputs

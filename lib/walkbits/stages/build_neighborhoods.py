@@ -47,7 +47,8 @@ def run(context: Context) -> list[Written]:
         measured = _fidelity(csr, relation, walks, config.seed)
         figures |= {f"{name}[{relation}]": (value, "ratio") for name, value in measured.items()}
         figures[f"num_walks[{relation}]"] = (walks.num_walks, "walks")
-    return [*written, context.metrics(STAGE.name, figures)]
+    context.measure(figures)
+    return written
 
 
 def _walk(context: Context, folder: Path, plan: WalkPlan, walks: Walks) -> Written:

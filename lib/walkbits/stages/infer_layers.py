@@ -44,10 +44,9 @@ def run(context: Context) -> list[Written]:
         inferred.model_rows.check()
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    rows = {
-        f"model_rows[{label}]": (float(count), "rows") for label, count in inferred.model_rows.seen().items()
-    }
-    return [*layers.written, embeddings, context.metrics(STAGE.name, rows)]
+    seen = inferred.model_rows.seen()
+    context.measure({f"model_rows[{label}]": (float(count), "rows") for label, count in seen.items()})
+    return [*layers.written, embeddings]
 
 
 class CommittedLayers:

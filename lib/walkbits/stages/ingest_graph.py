@@ -11,7 +11,6 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from walkbits.config import Config
-from walkbits.errors import EmptyInputError
 from walkbits.graph import features, ingest
 from walkbits.graph.profile import k_core_edges, require_graphframes
 from walkbits.pipeline import Context, Stage
@@ -34,6 +33,11 @@ class Inputs:
     items: DataFrame
 
     def fingerprint(self, config: Config) -> str:
+        """See `inputs_fingerprint`.
+
+        Raises:
+            EmptyInputError: a source has no rows in the run's window.
+        """
         return inputs_fingerprint(self.interactions, self.items, config)
 
 
@@ -42,17 +46,11 @@ def read_inputs(spark: SparkSession, config: Config, ds: date) -> Inputs:
 
     Raises:
         InputError: a source cannot be read or lacks a column.
-        EmptyInputError: a source has no rows in the run's window.
     """
     interactions = ingest.select_interactions(
         read_source(spark, config.interactions, "interactions"), config.interactions, ds
     )
     items = features.select_items(read_source(spark, config.items, "items"), config.items)
-    for name, frame in (("interactions", interactions), ("items", items)):
-        if frame.isEmpty():
-            raise EmptyInputError(
-                f"{name}: at least one row must be there for {ds}, got none; check the table and --ds"
-            )
     return Inputs(interactions, items)
 
 

@@ -45,9 +45,11 @@ def reusable(context: Context) -> str | None:
     last publication must not have drifted below `below_cosine`.
     """
     config, store, run = context.config, context.store, context.run
+    if config.retrain.every_days == 1:
+        return None
     live = store.read(PUBLICATIONS).where((F.col("channel") == LIVE) & (F.col("ds") <= F.lit(run.ds)))
     published = live.orderBy(F.desc("seq")).first()
-    if config.retrain.every_days == 1 or published is None or published["run_id"] == run.run_id:
+    if published is None or published["run_id"] == run.run_id:
         return None
     try:
         card = load_model(context.artifacts(MODEL, published["run_id"])).card
@@ -74,8 +76,8 @@ def take_over(context: Context, donor: str) -> list[Written]:
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(context.artifacts(MODEL, donor), folder)
     card = load_model(folder).card
-    written = context.artifact_written(MODEL, num_parameters(card))
-    return [written, context.metrics(STAGE.name, {"reused": (1.0, "bool")})]
+    context.measure({"reused": (1.0, "bool")})
+    return [context.artifact_written(MODEL, num_parameters(card))]
 
 
 def num_parameters(card: Card) -> int:
@@ -115,8 +117,8 @@ def train_anew(context: Context) -> list[Written]:
         data_run=run_id,
         metrics=trained.metrics,
     )  # fmt: skip
-    figures = {name: (value, "") for name, value in trained.metrics.items()}
-    return [context.artifact_written(MODEL, num_parameters(card)), context.metrics(STAGE.name, figures)]
+    context.measure({name: (value, "") for name, value in trained.metrics.items()})
+    return [context.artifact_written(MODEL, num_parameters(card))]
 
 
 STAGE = Stage(

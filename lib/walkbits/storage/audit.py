@@ -6,6 +6,7 @@ Every rule gives one sentence when it is broken; all broken rules are reported t
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import reduce
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -13,10 +14,10 @@ from pyspark.sql import functions as F
 from walkbits.config import Audit, Config
 from walkbits.index.buckets import buckets_from_codes
 from walkbits.index.codes import codes_from_embeddings
-from walkbits.schemas import CODES, EMBEDDINGS, ITEM, LSH_BUCKETS, NODES, PUBLISHED, RELATED, Table
+from walkbits.schemas import CODES, EMBEDDINGS, ITEM, LSH_BUCKETS, NODES, PUBLISHED, RELATED
 from walkbits.storage.publish import Pointer
 from walkbits.storage.runs import metric
-from walkbits.storage.tables import Store, Written, fingerprint_of
+from walkbits.storage.tables import Store, Written, fingerprints_of
 
 Figures = dict[str, tuple[float, str]]
 """Name -> (value, unit), as `run_metrics` holds them."""
@@ -38,15 +39,17 @@ def audit(
     Returns:
         The figures that were measured, and one sentence per broken rule.
     """
-    broken = [*_nodes(store, run_id), *_embeddings(store, run_id, config.audit)]
+    found = _committed(store, run_id)
+    num_items, broken = _nodes(store, run_id)
+    broken += _embeddings(store, run_id, config.audit)
     # Codes of embeddings that are broken in themselves prove nothing.
-    broken += [] if broken else _derived(store, config, run_id)
+    broken += [] if broken else _derived(store, config, run_id, found)
     broken += [
-        *changed(store, run_id, logged),
-        *_related(store, run_id, config.index.num_related),
-        *([] if live is None else _no_loss(store, run_id, live.run_id, config.audit)),
+        *_differing(found, logged),
+        *_related(store, run_id, num_items, config.index.num_related),
+        *([] if live is None else _no_loss(store, found, live.run_id, config.audit)),
     ]
-    figures = _recall(store, config, run_id)
+    figures = _recall(store, config, run_id, num_items)
     if live is not None and live.model_version == model_version:
         figures |= _drift(store, config, run_id, live.run_id)
     before = None if live is None else metric(store, live.run_id, "audit_run", "bucket_recall")
@@ -84,10 +87,9 @@ def gates(figures: Figures, recall_before: float | None, rules: Audit) -> Iterat
         )
 
 
-def _recall(store: Store, config: Config, run_id: str) -> Figures:
+def _recall(store: Store, config: Config, run_id: str, num_items: int) -> Figures:
     """How many related items share enough buckets with their item, on a keyed sample of items."""
     related = store.read(RELATED, run_id=run_id)
-    num_items = store.read(NODES, run_id=run_id, node_type=ITEM).count()
     step = max(1, num_items // RECALL_SAMPLE)
     pairs = related.where(F.pmod(F.xxhash64(F.lit(config.seed), "item_id"), F.lit(step)) == 0)
     pairs = pairs.select("item_id", "related_id")
@@ -136,23 +138,39 @@ def _drift(store: Store, config: Config, run_id: str, live_run_id: str) -> Figur
     return figures
 
 
+Committed = dict[str, tuple[int, str]]
+"""Published table -> rows and checksum as re-read."""
+
+
 def changed(store: Store, run_id: str, logged: list[Written]) -> Iterator[str]:
     """One sentence per published table that does not re-read as it was logged."""
+    return _differing(_committed(store, run_id), logged)
+
+
+def _committed(store: Store, run_id: str) -> Committed:
+    found = fingerprints_of([(table, store.read(table, run_id=run_id)) for table in PUBLISHED])
+    return dict(zip((table.name for table in PUBLISHED), found, strict=True))
+
+
+def _differing(found: Committed, logged: list[Written]) -> Iterator[str]:
     expected = {output.output: (output.rows, output.fingerprint) for output in logged}
-    for table in PUBLISHED:
-        found = store.fingerprint(table, run_id)
-        if expected.get(table.name) != found:
-            yield f"{table.name} must re-read as logged {expected.get(table.name)}, got {found}"
+    for name, committed in found.items():
+        if expected.get(name) != committed:
+            yield f"{name} must re-read as logged {expected.get(name)}, got {committed}"
 
 
-def _nodes(store: Store, run_id: str) -> Iterator[str]:
+def _nodes(store: Store, run_id: str) -> tuple[int, list[str]]:
+    """Number of items, and what is wrong."""
     nodes = store.read(NODES, run_id=run_id)
     row = nodes.agg(
         F.count(F.lit(1)).alias("rows"), F.count_distinct("node_id").alias("ids"),
         F.count_distinct("node_type", "external_id").alias("names"), F.max("node_id").alias("last"),
+        F.count_if(F.col("node_type") == ITEM).alias("items"),
     ).collect()[0]  # fmt: skip
-    if not row["rows"] == row["ids"] == row["names"] == row["last"] + 1:
-        yield f"nodes must be dense and unique, got {row.asDict()}"
+    num_items, seen = row["items"], {name: row[name] for name in ("rows", "ids", "names", "last")}
+    if row["rows"] == row["ids"] == row["names"] == (row["last"] or 0) + 1:
+        return num_items, []
+    return num_items, [f"nodes must be dense and unique, got {seen}"]
 
 
 def _embeddings(store: Store, run_id: str, rules: Audit) -> Iterator[str]:
@@ -187,28 +205,25 @@ def _embeddings(store: Store, run_id: str, rules: Audit) -> Iterator[str]:
         yield f"embeddings must cover every node of their types, got {without} nodes without"
 
 
-def _derived(store: Store, config: Config, run_id: str) -> Iterator[str]:
+def _derived(store: Store, config: Config, run_id: str, found: Committed) -> Iterator[str]:
     """Codes are the signs of the embeddings, buckets the bands of the codes: computed again."""
     embeddings = store.read(EMBEDDINGS, run_id=run_id)
     codes = store.read(CODES, run_id=run_id)
-    again = codes_from_embeddings(embeddings, config.index, config.seed)
-    yield from _same(CODES, codes, again)
     banded = codes.where((F.col("code_bits") == config.index.lsh_bits) & (F.col("node_type") == ITEM))
-    yield from _same(
-        LSH_BUCKETS, store.read(LSH_BUCKETS, run_id=run_id), buckets_from_codes(banded, config.index)
+    again = fingerprints_of(
+        [
+            (CODES, codes_from_embeddings(embeddings, config.index, config.seed)),
+            (LSH_BUCKETS, buckets_from_codes(banded, config.index)),
+        ]
     )
+    for table, (_, expected) in zip((CODES, LSH_BUCKETS), again, strict=True):
+        if found[table.name][1] != expected:
+            yield f"{table.name} must equal what its source gives ({expected}), got {found[table.name][1]}"
 
 
-def _same(table: Table, committed: DataFrame, again: DataFrame) -> Iterator[str]:
-    found, expected = (fingerprint_of(table, frame)[1] for frame in (committed, again))
-    if found != expected:
-        yield f"{table.name} must equal what its source gives ({expected}), got {found}"
-
-
-def _related(store: Store, run_id: str, num_related: int) -> Iterator[str]:
+def _related(store: Store, run_id: str, num_items: int, num_related: int) -> Iterator[str]:
     related = store.read(RELATED, run_id=run_id)
     items = store.read(NODES, run_id=run_id).where(F.col("node_type") == ITEM).select("external_id")
-    num_items = items.count()
     row = related.agg(
         F.count(F.lit(1)).alias("rows"), F.count_distinct("item_id", "rank").alias("keys"),
         F.count_if(F.col("item_id") == F.col("related_id")).alias("own"),
@@ -225,12 +240,18 @@ def _related(store: Store, run_id: str, num_related: int) -> Iterator[str]:
         yield f"related must name items of the run, got {orphans} rows that do not"
 
 
-def _no_loss(store: Store, run_id: str, live_run_id: str, rules: Audit) -> Iterator[str]:
+def _no_loss(store: Store, found: Committed, live_run_id: str, rules: Audit) -> Iterator[str]:
     """A run that lost much of what is live is not published over it."""
-    for table in (NODES, EMBEDDINGS):
-        new, live = (store.read(table, run_id=run).count() for run in (run_id, live_run_id))
-        if new < (1 - rules.max_row_drop) * live:
+    tables = (NODES, EMBEDDINGS)
+    names = [
+        store.read(table, run_id=live_run_id).select(F.lit(table.name).alias("name")) for table in tables
+    ]
+    counted = reduce(DataFrame.union, names).groupBy("name").agg(F.count(F.lit(1))).collect()
+    live = {row[0]: row[1] for row in counted}
+    for table in tables:
+        new, before = found[table.name][0], live.get(table.name, 0)
+        if new < (1 - rules.max_row_drop) * before:
             yield (
                 f"audit.max_row_drop: {table.name} may lose at most {rules.max_row_drop:.0%} against live "
-                f"{live_run_id}, got {new} rows after {live}"
+                f"{live_run_id}, got {new} rows after {before}"
             )

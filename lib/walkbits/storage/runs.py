@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
+from functools import reduce
 
-from pyspark.sql import DataFrame, Window
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from walkbits import __version__
 from walkbits.config import Config, Section, config_hash
-from walkbits.errors import InputError
+from walkbits.errors import EmptyInputError, InputError
 from walkbits.schemas import PUBLICATIONS, RUN_METRICS, RUNS, STAGE_LOG
 from walkbits.storage.tables import Store, Written, utc_now
 
@@ -49,6 +50,9 @@ def inputs_fingerprint(interactions: DataFrame, items: DataFrame, config: Config
 
     Args:
         interactions, items: The selected rows, as ingest sees them.
+
+    Raises:
+        EmptyInputError: one of them has no rows.
     """
     apart = {"root", "artifacts", "channel", "audit", "evaluation", "maintenance", "interactions", "items"}
     deciding = {
@@ -60,15 +64,30 @@ def inputs_fingerprint(interactions: DataFrame, items: DataFrame, config: Config
         __version__,
         str(sorted(deciding.items())),
         str(sorted(config.items.model_dump(include={"text", "categorical", "numeric"}).items())),
-        _content(interactions),
-        _content(items),
+        *_contents({"interactions": interactions, "items": items}),
     )
 
 
-def _content(frame: DataFrame) -> str:
-    digest = F.xxhash64(*frame.columns)
-    row = frame.agg(F.count(F.lit(1)), F.bit_xor(digest), F.sum(digest.bitwiseAND(F.lit(0xFFFFFFFF)))).first()
-    return str(tuple(row or ()))
+def _contents(sources: dict[str, DataFrame]) -> list[str]:
+    """What identifies the rows of each source; one query reads them all."""
+    parts = [
+        frame.select(F.lit(name).alias("source"), F.xxhash64(*frame.columns).alias("digest"))
+        for name, frame in sources.items()
+    ]
+    digest = F.col("digest")
+    rows = (
+        reduce(DataFrame.union, parts)
+        .groupBy("source")
+        .agg(F.count(F.lit(1)), F.bit_xor(digest), F.sum(digest.bitwiseAND(F.lit(0xFFFFFFFF))))
+        .collect()
+    )
+    found = {row["source"]: str(tuple(row)[1:]) for row in rows}
+    for name in sources:
+        if name not in found:
+            raise EmptyInputError(
+                f"{name}: at least one row must be there for the day, got none; check the table and --ds"
+            )
+    return [found[name] for name in sources]
 
 
 def newest_attempt(store: Store, ds: date, fingerprint: str) -> int:
@@ -176,28 +195,30 @@ def log_stage(
 
 def logged_stages(store: Store, run_id: str) -> dict[str, Logged]:
     """The newest record of each finished stage of a run."""
-    return _newest(store.read(STAGE_LOG, run_id=run_id).where(~F.col("stage").contains(PART)))
+    return {name: record for name, record in read_log(store, run_id).items() if PART not in name}
 
 
-def logged_parts(store: Store, run_id: str, stage: str) -> dict[str, Logged]:
-    """The newest record of each finished part of a stage, finished or not."""
-    records = _newest(store.read(STAGE_LOG, run_id=run_id).where(F.col("stage").startswith(stage + PART)))
-    return {name.removeprefix(stage + PART): record for name, record in records.items()}
+def logged_parts(log: dict[str, Logged], stage: str) -> dict[str, Logged]:
+    """Of a run's log the finished parts of a stage, finished or not."""
+    prefix = stage + PART
+    return {name.removeprefix(prefix): one for name, one in log.items() if name.startswith(prefix)}
 
 
-def _newest(records: DataFrame) -> dict[str, Logged]:
-    newest = Window.partitionBy("stage")
-    rows = (
-        records.withColumn("_newest", F.max("recorded_at").over(newest))
-        .where(F.col("recorded_at") == F.col("_newest"))
-        .orderBy("stage", "output")
-        .collect()
-    )
-    stages: dict[str, Logged] = {}
+def read_log(store: Store, run_id: str) -> dict[str, Logged]:
+    """The newest record of each finished stage, and part of a stage, of a run; in order of their names."""
+    # A run's log is a few dozen rows: sorting them here spares two shuffles.
+    rows = store.read(STAGE_LOG, run_id=run_id).collect()
+    newest: dict[str, datetime] = {}
     for row in rows:
-        written = Written(row["output"], row["rows"], row["fingerprint"], row["bytes"], row["delta_version"])
-        earlier = stages.get(row["stage"], Logged(row["stage_key"], ()))
-        stages[row["stage"]] = Logged(row["stage_key"], (*earlier.outputs, written))
+        newest[row["stage"]] = max(row["recorded_at"], newest.get(row["stage"], row["recorded_at"]))
+    stages: dict[str, Logged] = {}
+    for row in sorted(rows, key=lambda row: (row["stage"], row["output"])):
+        if row["recorded_at"] == newest[row["stage"]]:
+            written = Written(
+                row["output"], row["rows"], row["fingerprint"], row["bytes"], row["delta_version"]
+            )
+            earlier = stages.get(row["stage"], Logged(row["stage_key"], ()))
+            stages[row["stage"]] = Logged(row["stage_key"], (*earlier.outputs, written))
     return stages
 
 

@@ -6,13 +6,17 @@ table lies. A run's partition is written in one commit and re-read from then on.
 
 from __future__ import annotations
 
+import itertools
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+import pyarrow as pa
 from delta.tables import DeltaTable
 from pyspark.sql import Column, DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F
@@ -23,6 +27,7 @@ from walkbits.schemas import RUN_ID, Table
 
 _DIGEST = "_digest"
 _SAFE_VALUE = re.compile(r"^[A-Za-z0-9_=.-]{1,80}$")
+_COMMITS: Final = itertools.count()
 
 
 @dataclass(frozen=True)
@@ -91,7 +96,8 @@ class Store:
 
         Args:
             frame: The table's columns without `run_id` and without the `partition` columns.
-            partition: Values of further partition columns, when the frame is one of several.
+            partition: Values of further partition columns, when the frame is one of several; a tuple
+                where the frame has that column and holds several values of it.
             allow_empty: Otherwise a frame without rows is an error. Only the run's own
                 partition is touched, and a run that failed so is never published.
 
@@ -100,63 +106,108 @@ class Store:
         """
         self.ensure(table)
         fixed = {RUN_ID.name: run_id, **partition}
-        frame = self._conform(table, frame, fixed)
-        seen = Observation()
-        (
-            # hashed in a column of its own: inside an observed metric it would run uncompiled
-            frame.withColumn(_DIGEST, row_digest(table))
-            .observe(seen, *fingerprint_columns())
-            .drop(_DIGEST)
-            .write.format("delta")
-            .mode("overwrite")
-            .option("replaceWhere", _predicate(fixed))
-            .option("compression", table.compression)
-            .option("userMetadata", run_id)
-            .save(self.path(table))
-        )
-        measured = seen.get
+        measured, version, size = self._put(table, self._conform(table, frame, fixed), fixed)
         if not (allow_empty or measured["rows"]):
             raise EmptyInputError(
                 f"{table.name}: a stage must write at least one row, got none for run {run_id}; "
                 "check the stages before it"
             )
-        version, written_bytes = self._commit_of(table, run_id)
         return Written(
             output=output_name(table, partition),
             rows=int(measured["rows"]),
             fingerprint=fingerprint_text(measured),
-            bytes=written_bytes,
+            bytes=size,
             delta_version=version,
         )
 
-    def append(self, table: Table, rows: Sequence[Mapping[str, Any]], **options: Any) -> None:
-        """Append a few rows made by the driver (logs, metrics, the pointer); see also `replacing`."""
-        self.ensure(table)
-        ordered = [tuple(row[name] for name in table.names) for row in rows]
-        frame = self.spark.createDataFrame(ordered, table.schema).coalesce(1)
-        writer = frame.write.format("delta").mode("overwrite" if "replaceWhere" in options else "append")
-        for name, value in options.items():
-            writer = writer.option(name, value)
-        writer.save(self.path(table))
+    def _put(
+        self, table: Table, frame: DataFrame, fixed: Mapping[str, Any]
+    ) -> tuple[Mapping[str, Any], int, int]:
+        """Put rows in the place of a partition's; what was observed of them, the commit's version and bytes.
 
-    @staticmethod
-    def replacing(partition: Mapping[str, Any]) -> dict[str, str]:
-        """Options that make `append` put its rows in the place of a partition's."""
-        return {"replaceWhere": _predicate(partition)}
+        The first writer of a partition appends, under a transaction of the partition's own name. That is a
+        compare-and-set: Delta passes over the append where the name is in the log, and refuses it where
+        another driver brings the name in meanwhile. Only where rows may be are they replaced: that
+        reads the table's state, and takes several times as long.
+        """
+        place = _predicate(fixed)
+        before = self._version(table)
+        first = {"txnAppId": f"write/{place}", "txnVersion": "1"}
+        for mode, options in (("append", first), ("overwrite", {"replaceWhere": place})):
+            seen = Observation()
+            # Tells this commit from those of any other driver, also of the same run.
+            mark = f"{fixed[RUN_ID.name]} {self.spark.sparkContext.applicationId} {next(_COMMITS)}"
+            (
+                # hashed in a column of its own: inside an observed metric it would run uncompiled
+                frame.withColumn(_DIGEST, row_digest(table))
+                .observe(seen, *fingerprint_columns())
+                .drop(_DIGEST)
+                .write.format("delta")
+                .mode(mode)
+                .options(**options)
+                .option("compression", table.compression)
+                .option("userMetadata", mark)
+                .save(self.path(table))
+            )
+            commit = self._commit_marked(table, mark, before)
+            if commit is not None:
+                return seen.get, *commit
+        if not seen.get["rows"]:  # nothing in the place of nothing: Delta makes no commit
+            return seen.get, self._version(table), 0
+        raise WalkbitsError(
+            f"{table.name}: a commit must be in the table's log once it is made, got none of '{mark}' after "
+            f"version {before}; look at the storage under '{self.root}' and run again"
+        )
+
+    def _version(self, table: Table) -> int:
+        """Version of the table as this session knows it; never newer than the table."""
+        jvm: Any = self.spark._jvm
+        log = jvm.org.apache.spark.sql.delta.DeltaLog.forTable(self.spark._jsparkSession, self.path(table))
+        return int(log.unsafeVolatileSnapshot().version())
+
+    def _commit_marked(self, table: Table, mark: str, after: int) -> tuple[int, int] | None:
+        """Version and bytes of the commit with a mark, None when there is none.
+
+        Read from the commit itself: the table's history would cost a Spark job.
+        """
+        for version in range(self._version(table), after, -1):
+            info = self._commit_info(table, version)
+            if info.get("userMetadata") == mark:
+                return version, int(info.get("operationMetrics", {}).get("numOutputBytes", 0))
+        return None
+
+    def _commit_info(self, table: Table, version: int) -> dict[str, Any]:
+        """What a commit says of itself."""
+        jvm: Any = self.spark._jvm
+        file = jvm.org.apache.hadoop.fs.Path(f"{self.path(table)}/_delta_log/{version:020d}.json")
+        stream = file.getFileSystem(self.spark._jsparkSession.sessionState().newHadoopConf()).open(file)
+        lines = jvm.java.io.BufferedReader(jvm.java.io.InputStreamReader(stream, "UTF-8"))
+        try:
+            while (line := lines.readLine()) is not None:
+                if line.startswith('{"commitInfo"'):
+                    return dict(json.loads(line)["commitInfo"])
+        finally:
+            lines.close()
+        return {}
+
+    def append(self, table: Table, rows: Sequence[Mapping[str, Any]], **options: Any) -> None:
+        """Append a few rows made by the driver (logs, the pointer)."""
+        self.ensure(table)
+        writer = self.local(table, rows).coalesce(1).write.format("delta").mode("append")
+        writer.options(**options).save(self.path(table))
+
+    def local(self, table: Table, rows: Sequence[Mapping[str, Any]]) -> DataFrame:
+        """A frame of a few rows made by the driver."""
+        # By Arrow: a list of rows would be pickled, parallelised and decoded by a job of its own kind.
+        columns = {name: pa.array([row[name] for row in rows]) for name in table.names}
+        return self.spark.createDataFrame(pa.table(columns), table.schema)
 
     def fingerprint(self, table: Table, run_id: str, **partition: Any) -> tuple[int, str]:
         """Rows and order-independent checksum of committed data, re-read."""
-        return fingerprint_of(table, self.read(table, run_id=run_id, **partition))
-
-    def _commit_of(self, table: Table, run_id: str) -> tuple[int, int]:
-        """Version and bytes of the run's newest commit to a table."""
-        history = DeltaTable.forPath(self.spark, self.path(table)).history(20)
-        mine = history.where(F.col("userMetadata") == run_id).orderBy(F.desc("version"))
-        row = mine.select("version", F.col("operationMetrics")["numOutputBytes"]).first()
-        return (int(row[0]), int(row[1] or 0)) if row else (-1, 0)
+        return fingerprints_of([(table, self.read(table, run_id=run_id, **partition))])[0]
 
     def _conform(self, table: Table, frame: DataFrame, fixed: Mapping[str, Any]) -> DataFrame:
-        wanted = [name for name in table.names if name not in fixed]
+        wanted = [name for name in table.names if isinstance(fixed.get(name, ()), tuple)]
         missing = sorted(set(wanted) - set(frame.columns))
         if missing:
             raise WalkbitsError(
@@ -165,7 +216,7 @@ class Store:
         columns = []
         for declared in table.schema.fields:
             name = declared.name
-            column = F.lit(fixed[name]) if name in fixed else F.col(name)
+            column = F.lit(fixed[name]) if name not in wanted else F.col(name)
             same = name in frame.columns and _kind(frame.schema[name].dataType) == _kind(declared.dataType)
             columns.append((column if same else column.cast(declared.dataType)).alias(name))
         return frame.select(*columns)
@@ -194,10 +245,18 @@ def fingerprint_columns() -> list[Column]:
     ]
 
 
-def fingerprint_of(table: Table, frame: DataFrame) -> tuple[int, str]:
-    """Rows and checksum of a frame of the table's columns."""
-    row = frame.select(row_digest(table).alias(_DIGEST)).agg(*fingerprint_columns()).collect()[0]
-    return int(row["rows"]), fingerprint_text(row.asDict())
+def fingerprints_of(frames: Sequence[tuple[Table, DataFrame]]) -> list[tuple[int, str]]:
+    """Rows and checksum of frames of the tables' columns; one query reads them all, side by side."""
+    if not frames:
+        return []
+    parts = [
+        frame.select(F.lit(number).alias("frame"), row_digest(table).alias(_DIGEST))
+        for number, (table, frame) in enumerate(frames)
+    ]
+    rows = reduce(DataFrame.union, parts).groupBy("frame").agg(*fingerprint_columns()).collect()
+    found = {row["frame"]: (int(row["rows"]), fingerprint_text(row.asDict())) for row in rows}
+    nothing = (0, fingerprint_text({"xor": 0, "sum": 0}))
+    return [found.get(number, nothing) for number in range(len(frames))]
 
 
 def fingerprint_text(measured: Mapping[str, Any]) -> str:
@@ -218,12 +277,22 @@ def parse_output(output: str) -> tuple[str, dict[str, str]]:
 
 
 def _predicate(fixed: Mapping[str, Any]) -> str:
-    """A replaceWhere text; it cannot be parameterised, so only plain values pass."""
-    for name, value in fixed.items():
-        if not _SAFE_VALUE.match(str(value)):
-            raise InputError(f"{name} must match {_SAFE_VALUE.pattern}, got {value!r}; use a plain value")
+    """One partition as SQL, or with a tuple of values several.
+
+    It takes no parameters, so only plain values pass.
+    """
+    for name, given in fixed.items():
+        for value in given if isinstance(given, tuple) else (given,):
+            if not _SAFE_VALUE.match(str(value)):
+                raise InputError(f"{name} must match {_SAFE_VALUE.pattern}, got {value!r}; use a plain value")
+
+    def text(value: Any) -> str:
+        return f"{value}" if isinstance(value, int) else f"'{value}'"
+
     return " AND ".join(
-        f"{name} = {value}" if isinstance(value, int) else f"{name} = '{value}'"
+        f"{name} IN ({', '.join(map(text, value))})"
+        if isinstance(value, tuple)
+        else f"{name} = {text(value)}"
         for name, value in fixed.items()
     )
 
