@@ -202,17 +202,6 @@ def test_a_killed_backfill_under_other_partitions_resumes_and_ends_with_the_same
     assert pointers == {"live": run.run_id, f"ds={earlier}": backfilled.run_id}
 
 
-def test_a_tampered_output_is_rebuilt(spark: SparkSession, tmp_path: Path) -> None:
-    job = make_job(spark, world.world_config(tmp_path))
-    context = stages.open_day(job)
-    execute(context, stages.DAILY[0])
-    whole = context.store.fingerprint(TABLES["features"], context.run_id)
-    spark.sql(f"DELETE FROM delta.`{context.store.path(TABLES['features'])}` WHERE node_id = 3")
-    assert execute(context, stages.DAILY[0])
-    assert context.store.fingerprint(TABLES["features"], context.run_id) == whole
-    assert not execute(context, stages.DAILY[0])
-
-
 def copy_of(day: Job, tmp_path: Path) -> Context:
     """The published day's tables and artifacts once more, to be damaged."""
     root = tmp_path / "copy"
@@ -220,6 +209,17 @@ def copy_of(day: Job, tmp_path: Path) -> Context:
     config = day.config.model_copy(update={"root": str(root), "channel": "other"})
     store = Store(day.spark, str(root))
     return Context(store, config, find_run(store, None, DAY))
+
+
+def test_a_tampered_output_is_rebuilt(day: Job, tmp_path: Path) -> None:
+    context = copy_of(day, tmp_path)
+    shutil.rmtree(context.store.path(PUBLICATIONS))  # a published run would be refused
+    whole = context.store.fingerprint(TABLES["features"], context.run_id)
+    assert not execute(context, stages.DAILY[0])
+    day.spark.sql(f"DELETE FROM delta.`{context.store.path(TABLES['features'])}` WHERE node_id = 3")
+    assert execute(context, stages.DAILY[0])
+    assert context.store.fingerprint(TABLES["features"], context.run_id) == whole
+    assert not execute(context, stages.DAILY[0])
 
 
 def test_a_damaged_or_missing_model_is_refused(day: Job, tmp_path: Path) -> None:
