@@ -19,9 +19,16 @@ import pytest
 if "WALKBITS_STANDALONE" not in os.environ:
     pytest.skip("starts a Spark cluster: make test-standalone", allow_module_level=True)
 
+import numpy as np
+import pyarrow.parquet as pq
+import walks_elsewhere
 import world
 from conftest import ROOT
 from deltalake import DeltaTable
+from small_data import SMALL_DATA
+from walk_reference import random_graph
+from walkbits.graph.neighborhoods import neighborhood_batch
+from walkbits.graph.walks import neighborhoods_of
 
 BIN = Path(sys.executable).parent
 NUM_WORKERS = 2
@@ -68,7 +75,8 @@ def master(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         wait_for(log, "I have been elected leader")
         for number in range(NUM_WORKERS):
             size = ("--cores", "1", "--memory", "1g", "--webui-port", "0")
-            place = ("--host", "127.0.0.1", "--work-dir", str(folder / f"work{number}"))
+            # Hosts of their own: Spark never runs a task and its copy on one host.
+            place = ("--host", f"127.0.0.{1 + number}", "--work-dir", str(folder / f"work{number}"))
             daemon(stack, folder / f"worker{number}.log", "worker.Worker", *size, *place, address)
         wait_for(log, "Registering worker", NUM_WORKERS)
         yield address
@@ -78,11 +86,11 @@ def run_day(folder: Path, master: str) -> list[tuple[str, str, int, str]]:
     """spark-submit of a whole day; (stage, output, rows, fingerprint) of all that it committed."""
     folder.mkdir()
     config = world.write_config(folder, folder.parent / "inputs", folder / "root")
-    settings = {
-        "spark.driver.memory": "1g", "spark.executor.memory": "640m", "spark.driver.host": "127.0.0.1",
-        "spark.sql.shuffle.partitions": "4",
+    settings = SMALL_DATA | {
+        "spark.master": master, "spark.driver.memory": "1g", "spark.executor.memory": "640m",
+        "spark.driver.host": "127.0.0.1",
     }  # fmt: skip
-    command = [BIN / "spark-submit", "--master", master, "--properties-file", "conf/spark-defaults.conf"]
+    command = [BIN / "spark-submit", "--properties-file", "conf/spark-defaults.conf"]
     for key, value in settings.items():
         command += ["--conf", f"{key}={value}"]
     command += ["jobs/run_daily.py", "--config", config, "--ds", "2026-01-31"]
@@ -102,3 +110,23 @@ def test_a_cluster_commits_the_bits_of_local_mode(master: str, tmp_path: Path) -
     on_cluster = run_day(tmp_path / "cluster", master)
     assert {stage for stage, *_ in on_cluster} >= {"ingest_graph", "build_index", "publish_run"}
     assert run_day(tmp_path / "local", "local[2,4]") == on_cluster
+
+
+@pytest.mark.timeout(600)
+def test_a_task_and_its_speculative_copy_give_each_row_once(master: str, tmp_path: Path) -> None:
+    csr = random_graph(100, 40, 300, 2, False).csr()
+    csr.save(tmp_path / "graph")
+    script = Path(walks_elsewhere.__file__)
+    done = subprocess.run(
+        [sys.executable, script, master, tmp_path],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([os.environ["PYTHONPATH"], str(script.parent)])},
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert (tmp_path / "graph.copied").exists()
+    assert int(done.stdout.split("speculative=")[1]) >= 1
+    nodes = np.arange(100, dtype=np.int32)
+    relation, walks, seed = "item_from_item", walks_elsewhere.WALKS, walks_elsewhere.SEED
+    expected = neighborhood_batch(relation, nodes, *neighborhoods_of(csr, relation, nodes, walks, seed))
+    found = pq.read_table(tmp_path / "rows.parquet").sort_by("node")
+    assert found.to_pylist() == expected.to_pylist()
