@@ -27,7 +27,7 @@ test-dags: setup ## Build Airflow's own environment and test the DAG files in it
 	@mkdir -p .cache/airflow-home
 	@AIRFLOW_HOME=$(CURDIR)/.cache/airflow-home .cache/airflow/bin/python -m pytest --confcutdir tests/airflow tests/airflow/test_dags.py $(ARGS)
 
-test-airflow: test-dags ## Also run them for real: two days, a kill, a repeat, a backfill; half an hour
+test-airflow: test-dags ## Also run them for real: two days, a kill, a repeat, a backfill
 	@$(ACTIVATE); WALKBITS_AIRFLOW=1 pytest --confcutdir tests/airflow tests/airflow/test_real_run.py $(ARGS)
 
 test-standalone: setup ## Start a Spark master and two workers here, run a day on them, compare with local mode
