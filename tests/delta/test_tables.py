@@ -39,6 +39,15 @@ def test_a_table_that_does_not_exist_reads_as_empty(store: Store) -> None:
     assert not Path(store.root).exists()
 
 
+def test_a_table_of_another_version_is_refused_by_its_columns(store: Store, spark: SparkSession) -> None:
+    older = "run_id string, relation string, node int, neighbors array<int>, extra int"
+    spark.createDataFrame([], older).write.format("delta").save(store.path(NEIGHBORHOODS))
+    refused = r"must have neighbors binary \(got array<int>\), visits binary \(got none\); another version"
+    for touch in (lambda: store.read(NEIGHBORHOODS), lambda: store.ensure(NEIGHBORHOODS)):
+        with pytest.raises(InputError, match=refused):
+            touch()
+
+
 def test_written_rows_read_back_under_their_partition(store: Store, spark: SparkSession) -> None:
     rows = [(0, [2, 1], [5, 3]), (1, [], [])]
     written = store.write(NEIGHBORHOODS, neighborhoods(spark, rows), RUN, relation="item_from_item")

@@ -59,10 +59,30 @@ class Store:
         return f"{root}/{table.name}"
 
     def exists(self, table: Table) -> bool:
-        """Whether the table has been created; never creates anything."""
+        """Whether the table has been created; never creates anything.
+
+        Raises:
+            InputError: the table that lies there has other columns, as one of an older version may.
+        """
         if table.name not in self._known and DeltaTable.isDeltaTable(self.spark, self.path(table)):
+            self._check_columns(table)
             self._known.add(table.name)
         return table.name in self._known
+
+    def _check_columns(self, table: Table) -> None:
+        """Foreign columns beside the declared ones do no harm: no read selects them."""
+        lies = self.spark.read.format("delta").load(self.path(table)).schema
+        found = {one.name: _kind(one.dataType) for one in lies.fields}
+        wrong = [
+            f"{one.name} {_kind(one.dataType)} (got {found.get(one.name, 'none')})"
+            for one in table.schema.fields
+            if found.get(one.name) != _kind(one.dataType)
+        ]
+        if wrong:
+            raise InputError(
+                f"{table.name}: the table at '{self.path(table)}' must have {', '.join(wrong)}; "
+                "another version of walkbits made it: pass a new --root"
+            )
 
     def ensure(self, table: Table) -> None:
         """Create the table with its comments, partitions and CHECK constraints, if absent."""
