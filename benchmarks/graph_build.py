@@ -16,9 +16,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import power_law
 import pyarrow as pa
 from measure import Figures, PeakMemory, seconds
-from power_law import candidates
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from walkbits.graph.csr_build import write_csr
@@ -37,10 +37,11 @@ def main() -> None:
     args = parser.parse_args()
     figures = Figures("graph_build", power_law_candidates=args.edges)
     spark = get_session("bench-build")
+    spark.sparkContext.addPyFile(power_law.__file__)  # the workers draw edges with it
     with tempfile.TemporaryDirectory(prefix="walkbits-bench-") as scratch:
         folder = Path(scratch)
         figures.record(**build(spark, promotions(spark), folder, "promotions"))
-        figures.record(**build(spark, power_law(spark, args.edges), folder, "power_law"))
+        figures.record(**build(spark, generated(spark, args.edges), folder, "power_law"))
     spark.stop()
 
 
@@ -57,14 +58,14 @@ def promotions(spark: SparkSession) -> DataFrame:
     return pairs.select("item", "context")
 
 
-def power_law(spark: SparkSession, num_edges: int) -> DataFrame:
+def generated(spark: SparkSession, num_edges: int) -> DataFrame:
     """(item, context): so many keyed candidates, less those that repeat, with 11 an item."""
     num_items, num_contexts = num_edges // 11, num_edges // 55
 
     def draw(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             for low in batch.column(0).to_pylist():
-                item, context = candidates(low, min(low + PER_TASK, num_edges), num_items, num_contexts, 0)
+                item, context = power_law.candidates(low, min(low + PER_TASK, num_edges), num_items, num_contexts, 0)
                 arrays = [pa.array(one.astype(np.int32)) for one in (item, context)]
                 yield pa.RecordBatch.from_arrays(arrays, names=["item", "context"])
 

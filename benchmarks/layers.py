@@ -10,6 +10,7 @@ medians of the runs whose number is printed. Writes benchmarks/results/layers.js
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import shutil
@@ -43,6 +44,7 @@ from walkbits.storage.vectors import binary_array, float_lists, read_lists, read
 
 WIDTH: Final = 128
 T: Final = 50
+RUNS: Final = itertools.count()
 F32 = NDArray[np.float32]
 I32 = NDArray[np.int32]
 
@@ -164,20 +166,25 @@ class Committed:
         return rows.select("node_type", "node", "representation")
 
 
-def engine(store: Store, num_nodes: int, run_id: str, inference: config.Inference) -> dict[str, float]:
+def engine(
+    store: Store, num_nodes: int, inputs: str, inference: config.Inference, run_id: str | None = None
+) -> dict[str, float]:
     """One run: seconds of the inner layer and of the last one, vector bytes that it shuffled per layer, and
     the longest task beside the median one of its Spark stage, where that weighs most.
+
+    Reads the features and neighborhoods of run `inputs`; commits under a run of its own, as every day does.
     """
+    run_id = run_id or f"run{next(RUNS)}"
     folder, layers = Path(store.root) / "_layers", Committed(store, run_id)
-    group = f"layers {time.perf_counter()}"
+    group = f"layers {run_id}"
     store.spark.sparkContext.setJobGroup(group, group)
-    features = store.read(FEATURES, run_id=run_id)
+    features = store.read(FEATURES, run_id=inputs)
     inferred = infer(
         store.spark,
         model(),
         {"item": features.select(F.col("node_id").cast("int").alias("node"), "features")},
         {"item": num_nodes},
-        lambda relation: store.read(NEIGHBORHOODS, run_id=run_id, relation=relation),
+        lambda relation: store.read(NEIGHBORHOODS, run_id=inputs, relation=relation),
         inference,
         folder,
         layers,
@@ -205,13 +212,13 @@ def engine(store: Store, num_nodes: int, run_id: str, inference: config.Inferenc
     }
 
 
-def message_effect(store: Store, num_nodes: int, run_id: str) -> dict[str, float]:
+def message_effect(store: Store, num_nodes: int, inputs: str) -> dict[str, float]:
     """What fp16 messages change when all are shuffled: recall of each node's 50 nearest, bits that flip."""
     seen = {}
     for dtype in ("fp32", "fp16"):
-        engine(store, num_nodes, run_id, config.Inference(cache_bytes=0, message_dtype=dtype))
+        engine(store, num_nodes, inputs, config.Inference(cache_bytes=0, message_dtype=dtype), dtype)
         table = (
-            store.read(EMBEDDINGS, run_id=run_id).select("node_id", "embedding").toArrow().sort_by("node_id")
+            store.read(EMBEDDINGS, run_id=dtype).select("node_id", "embedding").toArrow().sort_by("node_id")
         )
         seen[dtype] = np.asarray(table["embedding"].combine_chunks().values).reshape(-1, WIDTH)
     asked = np.arange(0, num_nodes, max(1, num_nodes // 500))

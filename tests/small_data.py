@@ -17,8 +17,8 @@ SMALL_DATA: Final = {
     "spark.databricks.delta.snapshotPartitions": "1",
     # Most of a short job is the JVM warming up: its second compiler and its second collector thread
     # take the cores from the work, and never pay.
-    "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
-    "spark.executor.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
+    "spark.driver.defaultJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
+    "spark.executor.defaultJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
     # A plan made anew after every shuffle is a job for every shuffle.
     "spark.sql.adaptive.enabled": "false",
     # Compiling a query takes longer than interpreting it over few rows.

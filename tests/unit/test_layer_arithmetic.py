@@ -211,7 +211,7 @@ def test_a_zero_row_stays_zero_when_normalised() -> None:
 def test_combine_average_counts_the_node_itself() -> None:
     own, pooled = np.float32([[1, 1], [2, 2]]), np.float32([[5, 8], [0, 0]])
     np.testing.assert_array_equal(
-        arithmetic.combine(own, pooled, np.array([2, 0]), "average"), np.float32([[2, 3], [2, 2]])
+        *arithmetic.combine(own, pooled, np.array([2, 0]), "average"), np.float32([[2, 3], [2, 2]])
     )
 
 

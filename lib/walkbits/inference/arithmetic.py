@@ -61,22 +61,24 @@ def dense(x: F32, layer: Dense, weights: Weights) -> F32:
     return activate(linear(x, layer.linear, weights), layer.activation)
 
 
-def combine(own: F32, pooled: F32, sizes: I64, how: Combine) -> F32:
+def combine(own: F32 | None, pooled: F32, sizes: I64, how: Combine) -> tuple[F32, ...]:
     """What a target node holds and what it pooled, before the layer's linear map.
 
     Args:
-        own: fp32 [rows, width] (not read by `pooled`).
+        own: fp32 [rows, width]; `pooled` needs none.
         pooled: fp32 [rows, hidden].
         sizes: int64 [rows], |N(u)|.
 
     Returns:
-        fp32: `concat` [own ; pooled], `average` (own + pooled) / (1 + |N(u)|), or pooled.
+        fp32 columns to be laid side by side: `concat` own and pooled, `average`
+        (own + pooled) / (1 + |N(u)|), or pooled.
     """
+    if how == "pooled":
+        return (pooled,)
+    assert own is not None
     if how == "concat":
-        return np.concatenate([own, pooled], axis=1)  # [rows, width + hidden]
-    if how == "average":
-        return np.asarray((own + pooled) / (1 + sizes).astype(np.float32)[:, None], dtype=np.float32)
-    return pooled
+        return own, pooled
+    return (np.asarray((own + pooled) / (1 + sizes).astype(np.float32)[:, None], dtype=np.float32),)
 
 
 def normalise(x: F32) -> F32:

@@ -13,7 +13,7 @@ from walkbits.errors import InputError, WalkbitsError
 from walkbits.inference import arithmetic
 from walkbits.inference.arithmetic import F32, I32, I64, Weights
 from walkbits.inference.references import References, open_slots
-from walkbits.inference.tasks import Batches, Block, Task, in_blocks, vectors
+from walkbits.inference.tasks import Batches, Block, Task, in_blocks, span, vectors
 from walkbits.models.card import Output, Update
 from walkbits.storage.vectors import binary_array, float_lists, open_matrix, read_lists, read_vectors
 
@@ -177,12 +177,11 @@ class _Leaver:
     def __call__(self, nodes: I32, pooled: F32, sizes: I64) -> pa.RecordBatch:
         """int32 [n], fp32 [n, hidden], int64 [n], n <= block_size -> (node_type, node, vector)."""
         task, update = self._task, self._task.update
-        own_rows = self._own[nodes] if self._own is not None else None
+        own = self._own[span(nodes)] if self._own is not None else None
+        columns = arithmetic.combine(own, pooled, sizes, update.combine)
 
         def leave(block: Block) -> F32:
-            n = block.spread(pooled)
-            own = n if own_rows is None else block.spread(own_rows)
-            h = arithmetic.combine(own, n, block.spread(sizes), update.combine)
+            h = block.spread(*columns)  # [height, width of what is combined]
             h = arithmetic.linear(h, update.linear, task.weights.value)  # [height, width of the layer]
             h = arithmetic.activate(h, update.activation)
             if update.normalise:

@@ -52,18 +52,28 @@ class Block:
     """
 
     nodes: I32
-    rows: I64 | slice
-    places: I64 | slice
+    rows: I32 | I64 | slice
+    places: I32 | I64 | slice
     height: int
 
-    def spread(self, batch: np.ndarray) -> np.ndarray:
-        """The block's rows of [rows of the batch, ...] at their places, zeros between: [height, ...]."""
-        block = np.zeros((self.height, *batch.shape[1:]), batch.dtype)
-        block[self.places] = batch[self.rows]
+    def spread(self, *columns: F32) -> F32:
+        """The block's rows of fp32 [rows of the batch, width] at their places, zeros between.
+
+        Several arrays come to lie side by side: [height, sum of their widths].
+        """
+        block = np.empty((self.height, sum(one.shape[1] for one in columns)), np.float32)
+        if isinstance(self.places, slice):
+            block[: self.places.start] = block[self.places.stop :] = 0
+        else:
+            block[:] = 0
+        first = 0
+        for one in columns:
+            block[self.places, first : first + one.shape[1]] = one[self.rows]
+            first += one.shape[1]
         return block
 
-    def gather(self, block: np.ndarray) -> np.ndarray:
-        """The inverse of `spread`: [height, ...] -> [n, ...]."""
+    def gather(self, block: F32) -> F32:
+        """The inverse of `spread`: [height, width] -> [n, width]."""
         return block[self.places]
 
 
@@ -79,11 +89,11 @@ def blocks_of(nodes: I32, block_size: int) -> Iterator[Block]:
     places = tiles * TILE + residues
     for low in range(0, int(places.max(initial=-1)) + 1, height):
         rows = np.flatnonzero((places >= low) & (places < low + height))
-        yield Block(nodes[rows], _span(rows), _span(places[rows] - low), height)
+        yield Block(nodes[rows], span(rows), span(places[rows] - low), height)
 
 
-def _span(positions: I64) -> I64 | slice:
-    """Consecutive positions as a slice, which copies whole stretches and gathers without a copy."""
+def span(positions: I32 | I64) -> I32 | I64 | slice:
+    """Consecutive positions, of which there are some, as a slice: it copies whole stretches, or nothing."""
     first = int(positions[0])
     follow = int(positions[-1]) - first + 1 == len(positions) and (np.diff(positions) == 1).all()
     return slice(first, first + len(positions)) if follow else positions
