@@ -65,7 +65,9 @@ def generated(spark: SparkSession, num_edges: int) -> DataFrame:
     def draw(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             for low in batch.column(0).to_pylist():
-                item, context = power_law.candidates(low, min(low + PER_TASK, num_edges), num_items, num_contexts, 0)
+                item, context = power_law.candidates(
+                    low, min(low + PER_TASK, num_edges), num_items, num_contexts, 0
+                )
                 arrays = [pa.array(one.astype(np.int32)) for one in (item, context)]
                 yield pa.RecordBatch.from_arrays(arrays, names=["item", "context"])
 
