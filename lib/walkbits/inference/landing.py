@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import pyarrow as pa
@@ -76,43 +76,72 @@ class Projection:
 
 
 @dataclass(frozen=True)
-class Land(Task):
-    """Source rows, as they are and projected, into matrix files; of cold sources only as they are.
+class Destinations:
+    """Where the rows of a node type go, for a layer to read.
 
     Attributes:
-        width: Columns of the rows.
         own: File for the rows themselves, or None.
+        projections: Files for what they are projected to; of cold sources nothing is written.
     """
 
-    width: int
     own: Path | None
     projections: tuple[Projection, ...]
 
+
+class Lander:
+    """Writes a task's rows to their destinations, and reports what it projected."""
+
+    def __init__(self, task: Task, to: Destinations) -> None:
+        self._task, self._to = task, to
+        self._computed = [0] * len(to.projections)
+        self._files = ExitStack()
+
+    def __enter__(self) -> Self:
+        own, projections = self._to.own, self._to.projections
+        self._own = self._files.enter_context(MatrixWriter(own)) if own else None
+        self._caches = [self._files.enter_context(MatrixWriter(one.matrix)) for one in projections]
+        self._slots = [open_slots(one.slots) if one.slots else None for one in projections]
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._files.__exit__(*error)
+
+    def write(self, nodes: I32, rows: F32) -> None:
+        """int32 [n], fp32 [n, width]."""
+        task = self._task
+        if self._own:
+            self._own.write(nodes, rows)
+        for i, projection in enumerate(self._to.projections):
+            kept, places = _cached(nodes, self._slots[i])
+            projected = projection.of(nodes[kept], rows[kept], task.block_size, task.weights.value)
+            self._caches[i].write(places, projected)
+            self._computed[i] += len(places)
+            if projection.label:
+                task.model_rows.report(projection.label, self._computed[i])
+
+
+@dataclass(frozen=True)
+class Land(Task):
+    """Source rows of a table to their destinations.
+
+    Attributes:
+        width: Columns of the rows.
+    """
+
+    width: int
+    to: Destinations
+
     def run(self, batches: Batches) -> Batches:
         """(node, vector) -> one `Landed` row."""
-        weights = self.weights.value
         seen, problem = np.zeros(3, np.int64), None
-        computed = [0] * len(self.projections)
         try:
-            with ExitStack() as files:
-                own = files.enter_context(MatrixWriter(self.own)) if self.own else None
-                caches = [files.enter_context(MatrixWriter(one.matrix)) for one in self.projections]
-                slots = [open_slots(one.slots) if one.slots else None for one in self.projections]
+            with Lander(self, self.to) as lander:
                 for nodes, rows in vectors(batches, self.width):
-                    if own:
-                        own.write(nodes, rows)
                     wide = nodes.astype(np.int64)
                     seen += len(wide), wide.sum(), (wide * wide).sum()  # modulo 2^64
-                    for i, projection in enumerate(self.projections):
-                        kept, places = _cached(nodes, slots[i])
-                        projected = projection.of(nodes[kept], rows[kept], self.block_size, weights)
-                        caches[i].write(places, projected)
-                        computed[i] += len(places)
+                    lander.write(nodes, rows)
         except InputError as error:
             problem = str(error)
-        for projection, rows_computed in zip(self.projections, computed, strict=True):
-            if projection.label:
-                self.model_rows.report(projection.label, rows_computed)
         yield pa.RecordBatch.from_pylist([asdict(Landed(int(seen[0]), int(seen[1]), int(seen[2]), problem))])
 
 

@@ -2,10 +2,11 @@
 
 For each layer the source nodes are projected once and land in one matrix file, which every
 host maps; the target nodes then stream past it with their neighborhoods, pool, combine and
-leave as rows of the next layer. Nothing is shuffled, unless the matrix exceeds the host's
-budget: then the most referenced rows are mapped, and the others are shuffled once to each
-block of targets that references them. Nothing that grows with the graph reaches the driver's
-memory. The engine reads declarations only: it knows no architecture.
+leave as rows of the next layer, for which the tasks that made them land them at once. Nothing is
+shuffled, unless the matrix exceeds the host's budget: then the most referenced rows are mapped,
+and the others are shuffled once to each block of targets that references them. Nothing that
+grows with the graph reaches the driver's memory. The engine reads declarations only: it knows
+no architecture.
 
 A task computes in blocks of one fixed height, in which a node's place is congruent to its index, so
 the bits of a row depend neither on the rows beside it nor on partitions and batches.
@@ -29,7 +30,7 @@ from walkbits.config import Relation
 from walkbits.errors import InputError
 from walkbits.inference.arithmetic import F32
 from walkbits.inference.convolving import Convolve, ConvolveBlock, Embed, Finish
-from walkbits.inference.landing import Land, Landed, Projection, ReadMatrix, Send
+from walkbits.inference.landing import Destinations, Land, Landed, Projection, ReadMatrix, Send
 from walkbits.inference.plan import UpdatePlan, plan_updates
 from walkbits.inference.proof import ModelRows
 from walkbits.inference.references import (
@@ -121,7 +122,7 @@ def infer(
             raise InputError(f"features of {node_type} must be given for this model, got {sorted(features)}")
     finished: dict[NodeType, DataFrame] = {}
     for number, updates in enumerate(network.layers, start=1):
-        engine.land(number, updates if number > kept else ())
+        engine.land(number)
         if number < len(network.layers):
             if number > kept:
                 rows = reduce(DataFrame.unionAll, [engine.update(number, update) for update in updates])
@@ -199,6 +200,8 @@ class _Engine:
         self._version = dict.fromkeys(num_nodes, 0)
         self._mapped: dict[str, Path] = {}
         self._projections: dict[tuple[int, Relation], Projection] = {}
+        self._landed: set[tuple[int, NodeType]] = set()
+        self._kept = kept
         folder.mkdir(parents=True, exist_ok=True)
 
     def start_from(self, node_type: NodeType, features: DataFrame) -> None:
@@ -217,22 +220,37 @@ class _Engine:
         blocks = self._spark.range(-(-nodes // self._block_size))
         self._newest[node_type] = blocks.mapInArrow(read.run, "node int, vector binary")
 
-    def land(self, number: int, updates: Sequence[Update]) -> None:
-        """Write and map what some updates of a layer read, and what the outputs read of the layer before."""
+    def land(self, number: int) -> None:
+        """Write and map what a layer reads, of the node types whose rows did not land as they were made."""
+        for node_type in sorted(self._num_nodes):
+            if (number, node_type) not in self._landed and node_type in self._newest:
+                to = self._destinations(number, node_type, self._version[node_type])
+                if to.own or to.projections:
+                    self._land(number, node_type, to)
+
+    def _destinations(self, number: int, node_type: NodeType, version: int) -> Destinations:
+        """New files for what a layer, and outputs after it, read of a node type: its rows of layer `version`.
+
+        A layer that is kept from an earlier attempt reads nothing.
+        """
+        updates = self._network.layers[number - 1] if number > self._kept else ()
         for update in updates:
             if update.degree_normalised or not self._plan(number, update).whole:
                 self._land_references(number, update)
         own = {update.target for update in updates if update.combine != "pooled"}
         own |= {update.source for update in updates if self._pools_own(number, update)}
         own |= {one for one, output in self._network.outputs.items() if output.layers == "mean"}
-        for node_type in sorted(own | {update.source for update in updates}):
-            projections = [
+        name = f"{node_type}.{version}"
+        nodes, width = self._num_nodes[node_type], self._widths[number - 1][node_type]
+        self._landed.add((number, node_type))
+        return Destinations(
+            self._create(name, nodes, width) if node_type in own and name not in self._mapped else None,
+            tuple(
                 self._projection(number, update)
                 for update in updates
                 if update.source == node_type and not self._pools_own(number, update)
-            ]
-            name = f"{node_type}.{self._version[node_type]}"
-            self._land(number, node_type, name if node_type in own else None, projections)
+            ),
+        )
 
     def update(self, number: int, update: Update) -> DataFrame:
         """Rows of one node type after a layer; its embeddings after the last layer."""
@@ -248,6 +266,7 @@ class _Engine:
             "own": None if update.combine == "pooled" else self._mapped[own],
             "references": self._mapped[f"{relation}.references"] if update.degree_normalised else None,
             "sources": self._num_nodes[update.source],
+            "to": Destinations(None, ()) if last else self._destinations(number + 1, update.target, number),
             "finish": self._finish(update.target) if last else None,
         }
         rows = self._neighborhoods(relation).select("node", "neighbors", "visits")
@@ -333,20 +352,9 @@ class _Engine:
         self._projections[number, update.relation] = Projection(label, update.project, slots, matrix)
         return self._projections[number, update.relation]
 
-    def _land(
-        self, number: int, node_type: NodeType, own: str | None, projections: Sequence[Projection]
-    ) -> None:
-        if own in self._mapped:
-            own = None
-        if own is None and not projections:
-            return
+    def _land(self, number: int, node_type: NodeType, to: Destinations) -> None:
         nodes, width = self._num_nodes[node_type], self._widths[number - 1][node_type]
-        task = Land(
-            **self._common(),
-            width=width,
-            own=self._create(own, nodes, width) if own else None,
-            projections=tuple(projections),
-        )
+        task = Land(**self._common(), width=width, to=to)
         landed = self._newest[node_type].mapInArrow(task.run, Landed.schema)
         Landed.check([Landed(**row.asDict()) for row in landed.collect()], node_type, nodes)
 
