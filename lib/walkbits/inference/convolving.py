@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,9 @@ from walkbits.inference.arithmetic import F32, I32, I64, Weights
 from walkbits.inference.references import References, open_slots
 from walkbits.inference.tasks import Batches, Block, Task, in_blocks, vectors
 from walkbits.models.card import Output, Update
-from walkbits.storage.vectors import binary_array, float_lists, open_matrix, read_lists, read_vectors
+from walkbits.storage.mapped import open_matrix
+from walkbits.storage.places import Place
+from walkbits.storage.vectors import binary_array, float_lists, read_lists, read_vectors
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Finish:
     """
 
     output: Output
-    earlier: tuple[Path, ...]
+    earlier: tuple[Place, ...]
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,9 @@ class Convolve(Task):
 
     label: str
     update: Update
-    pooled: Path
-    own: Path | None
-    references: Path | None
+    pooled: Place
+    own: Place | None
+    references: Place | None
     sources: int
     finish: Finish | None
 
@@ -74,7 +75,7 @@ class ConvolveBlock(Convolve):
         dtype: numpy type of the messages.
     """
 
-    slots: Path
+    slots: Place
     width: int
     dtype: str
 

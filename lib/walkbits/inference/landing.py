@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -18,7 +17,9 @@ from walkbits.inference.arithmetic import F32, I32, Weights
 from walkbits.inference.references import References, open_slots
 from walkbits.inference.tasks import Batches, Block, Task, in_blocks, vectors
 from walkbits.models.card import Dense
-from walkbits.storage.vectors import MatrixWriter, binary_array, open_matrix
+from walkbits.storage.mapped import ArrayWriter, open_matrix
+from walkbits.storage.places import Place
+from walkbits.storage.vectors import binary_array
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,8 @@ class Projection:
 
     label: str | None
     dense: Dense
-    slots: Path | None
-    matrix: Path
+    slots: Place | None
+    matrix: Place
 
     def of(self, nodes: I32, rows: F32, block_size: int, weights: Weights) -> F32:
         """fp32 [n, width] -> fp32 [n, width of what is pooled]."""
@@ -85,7 +86,7 @@ class Land(Task):
     """
 
     width: int
-    own: Path | None
+    own: Place | None
     projections: tuple[Projection, ...]
 
     def run(self, batches: Batches) -> Batches:
@@ -95,8 +96,8 @@ class Land(Task):
         computed = [0] * len(self.projections)
         try:
             with ExitStack() as files:
-                own = files.enter_context(MatrixWriter(self.own)) if self.own else None
-                caches = [files.enter_context(MatrixWriter(one.matrix)) for one in self.projections]
+                own = files.enter_context(ArrayWriter(self.own)) if self.own else None
+                caches = [files.enter_context(ArrayWriter(one.matrix)) for one in self.projections]
                 slots = [open_slots(one.slots) if one.slots else None for one in self.projections]
                 for nodes, rows in vectors(batches, self.width):
                     if own:
@@ -142,8 +143,8 @@ class Send(Task):
 
     width: int
     projection: Projection
-    slots: Path
-    references: Path
+    slots: Place
+    references: Place
     dtype: str
 
     schema: ClassVar[str] = "node int, vector binary, blocks array<int>"
@@ -174,7 +175,7 @@ class Send(Task):
 class ReadMatrix:
     """Rows of a matrix file as a table, for inputs that are part of the model."""
 
-    matrix: Path
+    matrix: Place
     rows: int
     block_size: int
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from pathlib import Path
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -42,7 +41,8 @@ from walkbits.inference.references import (
 )
 from walkbits.models.card import LoadedModel, Network, NodeType, Update
 from walkbits.schemas import EMBEDDINGS, REPRESENTATIONS
-from walkbits.storage.vectors import MatrixWriter, create_matrix
+from walkbits.storage.mapped import ArrayWriter, create_matrix
+from walkbits.storage.places import Place, remove
 
 
 class Layers(Protocol):
@@ -87,7 +87,7 @@ def infer(
     num_nodes: Mapping[NodeType, int],
     neighborhoods: Callable[[Relation], DataFrame],
     inference: config.Inference,
-    folder: Path,
+    folder: Place,
     layers: Layers,
 ) -> Inferred:
     """Run a model over the whole graph, from its first unfinished layer on.
@@ -101,8 +101,8 @@ def infer(
         neighborhoods: Gives (node INT, neighbors BINARY, visits BINARY) of a relation, as in the table,
             each target node once.
         inference: Block size, byte budget and message type.
-        folder: Empty scratch space on storage that all hosts see: tasks write rows to its
-            files and map them in place. To be removed after `embeddings` is written.
+        folder: Empty scratch space on storage that all hosts reach, for the matrices that tasks write
+            and hosts map (see storage.mapped). To be removed after `embeddings` is written.
         layers: Where inner layers are committed, and kept from an earlier attempt.
 
     Raises:
@@ -182,7 +182,7 @@ class _Engine:
         num_nodes: Mapping[NodeType, int],
         neighborhoods: Callable[[Relation], DataFrame],
         inference: config.Inference,
-        folder: Path,
+        folder: Place,
         kept: int,
     ) -> None:
         self._spark, self._num_nodes, self._neighborhoods = spark, num_nodes, neighborhoods
@@ -197,9 +197,8 @@ class _Engine:
         self._widths = self._network.widths()
         self._newest: dict[NodeType, DataFrame] = {}
         self._version = dict.fromkeys(num_nodes, 0)
-        self._mapped: dict[str, Path] = {}
+        self._mapped: dict[str, Place] = {}
         self._projections: dict[tuple[int, Relation], Projection] = {}
-        folder.mkdir(parents=True, exist_ok=True)
 
     def start_from(self, node_type: NodeType, features: DataFrame) -> None:
         """h^0 is a table."""
@@ -211,7 +210,7 @@ class _Engine:
         name = f"{node_type}.0"
         matrix = self._create(name, nodes, table.shape[1])
         known = min(nodes, len(table))
-        with MatrixWriter(matrix) as file:
+        with ArrayWriter(matrix) as file:
             file.write(np.arange(known, dtype=np.int32), table[:known])
         read = ReadMatrix(matrix, nodes, self._block_size)
         blocks = self._spark.range(-(-nodes // self._block_size))
@@ -373,7 +372,7 @@ class _Engine:
             "model_rows": self.model_rows,
         }
 
-    def _create(self, name: str, rows: int, width: int, dtype: str = "<f4") -> Path:
+    def _create(self, name: str, rows: int, width: int, dtype: str = "<f4") -> Place:
         path = self._folder / f"{name}.npy"
         create_matrix(path, rows, width, dtype)
         self._mapped[name] = path
@@ -381,4 +380,4 @@ class _Engine:
 
     def _drop(self, name: str) -> None:
         if path := self._mapped.pop(name, None):
-            path.unlink()
+            remove(path)
