@@ -1,28 +1,49 @@
-"""Runs the engine in a session of its own: `python tests/layers_elsewhere.py <master> <folder>`.
+"""Runs the engine in a session of its own: `python tests/layers_elsewhere.py <master> <folder> <artifacts>`.
 
-Writes the embeddings of a fixed small graph and model to `<folder>/<budget>.npy`.
+Writes the embeddings of a fixed small graph and model to `<folder>/<budget>.npy`. The engine's matrices
+lie in artifacts, a path or URI; no executor may map a file below a URI.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 from parquet_layers import ParquetLayers
 from plain import packed, random_graph
 from pyspark.sql import SparkSession
 from walkbits import config
-from walkbits.inference.layers import infer
+from walkbits.inference import layers
+from walkbits.inference.convolving import Convolve, ConvolveBlock
 from walkbits.models.card import Card, LoadedModel
 from walkbits.models.pinsage import PinSage
+from walkbits.storage.places import Place, Remote, place_of
 
 NODES = 70
 BUDGETS = {"all": None, "half": NODES * 6 * 2}
 
 
-def embeddings(spark: SparkSession, folder: Path, budget: str) -> np.ndarray:
+def watched(task: type[Convolve]) -> type[Convolve]:
+    """A task that fails where its process maps another matrix than one of its executor's disk."""
+
+    class Watched(task):  # type: ignore[misc, valid-type]
+        def run(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+            for batch in super().run(batches):
+                lines = Path("/proc/self/maps").read_text().splitlines()
+                mapped = {line.split()[-1] for line in lines if line.endswith(".npy")}
+                own = {path for path in mapped if path.startswith(os.environ["SPARK_LOCAL_DIRS"])}
+                assert mapped, "a task maps its matrices"
+                assert mapped == own, f"mapped {mapped}, on the executor's disk {own}"
+                yield batch
+
+    return Watched
+
+
+def embeddings(spark: SparkSession, folder: Path, artifacts: Place, budget: str) -> np.ndarray:
     """fp32 [NODES, 5] of the fixed graph."""
     folder = folder / budget
     graph = random_graph(1, NODES, 7, 9)
@@ -41,14 +62,14 @@ def embeddings(spark: SparkSession, folder: Path, budget: str) -> np.ndarray:
     rows = [(node, *map(packed, row)) for node, row in enumerate(graph.rows)]
     schema = "node int, neighbors binary, visits binary"
 
-    inferred = infer(
+    inferred = layers.infer(
         spark,
         LoadedModel(card, weights),
         {"item": spark.createDataFrame(features, "node int, features binary").repartition(3)},
         {"item": NODES},
         lambda relation: spark.createDataFrame(rows, schema).repartition(3),
         config.Inference(block_size=16, cache_bytes=BUDGETS[budget]),
-        folder / "run",
+        artifacts / budget,
         ParquetLayers(spark, folder),
     )
     table = inferred.embeddings.toArrow().sort_by("node")
@@ -57,10 +78,12 @@ def embeddings(spark: SparkSession, folder: Path, budget: str) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    master, place = sys.argv[1], Path(sys.argv[2])
+    master, place, artifacts = sys.argv[1], Path(sys.argv[2]), place_of(sys.argv[3])
     builder = SparkSession.builder.master(master).config("spark.ui.enabled", "false")
     builder = builder.config("spark.driver.host", "127.0.0.1").config("spark.sql.shuffle.partitions", "2")
     session = builder.config("spark.executorEnv.PYTHONPATH", os.environ["PYTHONPATH"]).getOrCreate()
+    if isinstance(artifacts, Remote):
+        layers.Convolve, layers.ConvolveBlock = watched(Convolve), watched(ConvolveBlock)  # type: ignore[misc, assignment]
     for name in BUDGETS:
-        np.save(place / f"{name}.npy", embeddings(session, place, name))
+        np.save(place / f"{name}.npy", embeddings(session, place, artifacts, name))
     session.stop()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
@@ -22,6 +21,8 @@ from pydantic import (
     PositiveInt,
     model_validator,
 )
+
+from walkbits.storage.places import Place, place_of
 
 Relation = Literal["item_from_item", "item_from_context", "context_from_item"]
 Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -345,7 +346,9 @@ class Config(Section):
     root: str
     """Folder or URI that holds every table, model and artifact."""
     artifacts: str | None = None
-    """Folder for mapped graphs and models, on storage that every host mounts; default `<root>/_artifacts`."""
+    """For mapped graphs, matrices and models; default `<root>/_artifacts`. A plain path is mapped in place on
+    every host; a URI (s3, gs, abfs, hdfs, file; reached by pyarrow) is storage that every host reaches, and
+    each executor copies what it maps to its own disk once."""
     channel: str = Field(default="live", pattern=r"^[a-z][a-z0-9_=-]{0,62}$")
     """Publication channel; readers of the views see `live`."""
     seed: NonNegativeInt = 0
@@ -367,9 +370,9 @@ class Config(Section):
     evaluation: Evaluation = Evaluation()
 
     @property
-    def artifacts_folder(self) -> Path:
+    def artifacts_folder(self) -> Place:
         """Where the plain files of all runs lie."""
-        return Path(self.artifacts or f"{self.root}/_artifacts").resolve()
+        return place_of(self.artifacts or f"{self.root.rstrip('/')}/_artifacts")
 
 
 def config_hash(*sections: Section | str | int) -> str:

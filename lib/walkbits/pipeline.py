@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from pyspark.sql import SparkSession
 
@@ -15,6 +15,9 @@ from walkbits.config import Config, Section, config_hash
 from walkbits.errors import InputError, raised_by_worker
 from walkbits.progress import Figures, watched
 from walkbits.schemas import RUN_METRICS, TABLES
+from walkbits.storage.garbage import remove_folder
+from walkbits.storage.mapped import files_of, open_file
+from walkbits.storage.places import Place, remove
 from walkbits.storage.runs import (
     PART,
     Logged,
@@ -50,9 +53,32 @@ class Context:
     def run_id(self) -> str:
         return self.run.run_id
 
-    def artifacts(self, name: str, run_id: str | None = None) -> Path:
+    def artifacts(self, name: str, run_id: str | None = None) -> Place:
         """Folder of one kind of plain files of this run, or of another; see `Config.artifacts`."""
         return self.config.artifacts_folder / (run_id or self.run_id) / name
+
+    @contextmanager
+    def scratch(self, name: str) -> Iterator[Place]:
+        """An empty `artifacts` folder, removed in the end."""
+        folder = self.artifacts(name)
+        remove(folder)  # what a killed attempt left
+        try:
+            yield folder
+        finally:
+            with suppress(OSError):  # maintain_tables removes it with the run
+                remove(folder)
+
+    @contextmanager
+    def spark_scratch(self) -> Iterator[str]:
+        """A folder for what Spark itself writes, removed in the end.
+
+        It lies beside the tables: Spark and pyarrow do not know the same URIs.
+        """
+        folder = self.store.scratch(self.run_id)
+        try:
+            yield folder
+        finally:
+            remove_folder(self.spark, folder)
 
     def artifact_written(self, name: str, rows: int) -> Written:
         """Describe a finished artifact folder for the stage log."""
@@ -226,13 +252,16 @@ def _report(context: Context, stage: str, state: str, outputs: Iterable[Written]
     )  # fmt: skip
 
 
-def folder_digest(folder: Path) -> tuple[int, str]:
-    """Bytes and sha256 of a folder's files by sorted name; (0, "") when there is none."""
+def folder_digest(folder: Place) -> tuple[int, str]:
+    """Bytes and sha256 of a folder's files by sorted name; (0, "") when there is none.
+
+    Equal files give equal digests, wherever they lie.
+    """
     digest, size = hashlib.sha256(), 0
-    files = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.exists() else []
-    for path in files:
-        digest.update(str(path.relative_to(folder)).encode())
-        with path.open("rb") as stream:
+    files = files_of(folder)
+    for name in files:
+        digest.update(name.encode())
+        with open_file(folder / name) as stream:
             digest.update(hashlib.file_digest(stream, "sha256").digest())
-        size += path.stat().st_size
+            size += stream.tell()
     return size, digest.hexdigest() if files else ""

@@ -24,6 +24,7 @@ from walkbits.query import load_query, run_query
 from walkbits.report import page
 from walkbits.schemas import PUBLICATIONS, RUN_METRICS, RUNS, STAGE_LOG
 from walkbits.session import get_session
+from walkbits.storage.places import Place, link_to, write_bytes
 from walkbits.storage.tables import Store
 from walkbits.storage.views import SQL_FOLDER
 
@@ -47,16 +48,15 @@ def monitoring(spark: SparkSession, root: str, name: str) -> list[Row]:
     return run_query(spark, load_query(SQL_FOLDER / "monitoring" / f"{name}.sql"), {}).collect()
 
 
-def write_report(spark: SparkSession, root: str, path: Path) -> None:
+def write_report(spark: SparkSession, root: str, path: Place) -> None:
     """Write the HTML page of all runs under a root, and log where it is; needs the checkout's sql/."""
     if not SQL_FOLDER.is_dir():
         LOG.warning("report=none: the folder sql/ must lie beside lib/, got none at '%s'", SQL_FOLDER)
         return
     names = ("runs", "freshness", "cost", "fidelity", "drift")
     views = {name: [row.asDict() for row in monitoring(spark, root, name)] for name in names}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page(root, views.pop("runs"), views), encoding="utf-8")
-    LOG.info("report=%s", path.resolve().as_uri())
+    write_bytes(path, page(root, views.pop("runs"), views).encode())
+    LOG.info("report=%s", link_to(path))
 
 
 def as_table(rows: Sequence[dict[str, Any]]) -> str:

@@ -16,6 +16,8 @@ from walkbits.errors import InputError
 from walkbits.graph import csr_build
 from walkbits.graph.csr import BipartiteCsr
 from walkbits.graph.csr_build import csr_info, write_csr
+from walkbits.storage.mapped import files_of, open_file
+from walkbits.storage.places import Place, place_of
 
 
 def tables(spark: SparkSession, graph: Graph, partitions: int, shuffle: int) -> tuple[DataFrame, DataFrame]:
@@ -30,31 +32,32 @@ def tables(spark: SparkSession, graph: Graph, partitions: int, shuffle: int) -> 
     return edge_table.repartition(partitions), node_table.repartition(partitions)
 
 
-def hashes(folder: Path) -> dict[str, str]:
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
+def hashes(folder: Place) -> dict[str, str]:
+    return {name: hashlib.sha256(open_file(folder / name).read()).hexdigest() for name in files_of(folder)}
 
 
 @pytest.mark.parametrize(
-    ("weighted", "partitions", "rows_per_slice"),
-    [(False, 1, 1 << 19), (True, 1, 1 << 19), (True, 3, 25), (False, 7, 100)],
+    ("weighted", "partitions", "rows_per_slice", "uri"),
+    [(False, 1, 1 << 19, False), (True, 1, 1 << 19, False), (True, 3, 25, True), (False, 7, 100, False)],
 )
 def test_equals_the_graph_built_in_memory(
     spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    weighted: bool, partitions: int, rows_per_slice: int,
+    weighted: bool, partitions: int, rows_per_slice: int, uri: bool,
 ) -> None:  # fmt: skip
     monkeypatch.setattr(csr_build, "ROWS_PER_SLICE", rows_per_slice)
+    folder = place_of((tmp_path / "spark").as_uri()) if uri else tmp_path / "spark"
     spark.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", "13")  # rows are cut across batches
     try:
         graph = random_graph(90, 40, 250, 1, weighted)
         edges, nodes = tables(spark, graph, partitions, shuffle=partitions)
-        info = write_csr(edges, nodes, 90, 40, tmp_path / "spark", weighted)
+        info = write_csr(edges, nodes, 90, 40, folder, weighted)
     finally:
         spark.conf.unset("spark.sql.execution.arrow.maxRecordsPerBatch")
     graph.csr().save(tmp_path / "memory")
-    assert hashes(tmp_path / "spark") == hashes(tmp_path / "memory")
+    assert hashes(folder) == hashes(tmp_path / "memory")
     assert info == csr_info(spark, tmp_path / "memory")
     assert info.bytes == sum(path.stat().st_size for path in (tmp_path / "memory").iterdir())
-    assert BipartiteCsr.open(tmp_path / "spark").num_edges == len(graph.edges)
+    assert BipartiteCsr.open(folder).num_edges == len(graph.edges)
 
 
 def test_a_second_build_over_the_first_gives_the_same_bytes(spark: SparkSession, tmp_path: Path) -> None:

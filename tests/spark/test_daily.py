@@ -27,7 +27,7 @@ from walkbits.errors import (
     MissingDependencyError,
     ModelError,
 )
-from walkbits.pipeline import Context, execute
+from walkbits.pipeline import Context, execute, folder_digest
 from walkbits.schemas import (
     EMBEDDINGS,
     PUBLICATIONS,
@@ -39,6 +39,7 @@ from walkbits.schemas import (
     TABLES,
 )
 from walkbits.stages import infer_layers
+from walkbits.storage.mapped import files_of
 from walkbits.storage.runs import find_run, logged_stages
 from walkbits.storage.tables import Store
 from walkbits.storage.views import register_views
@@ -166,7 +167,8 @@ class Killed(Exception):
 def test_a_killed_backfill_under_other_partitions_resumes_and_ends_with_the_same_bits(
     day: Job, other_partitions: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rows in another order, other partitions and batches, a crash on the way: the same fingerprint and rows."""
+    """Rows in another order, other partitions and batches, artifacts below a URI, a crash on the way: the
+    same fingerprint and rows."""
     table = world.interactions()
     keys = pa.table({"item": pc.utf8_reverse(table["product"]), "basket": table["basket"]})
     shuffled = world.world_config(tmp_path)
@@ -175,7 +177,13 @@ def test_a_killed_backfill_under_other_partitions_resumes_and_ends_with_the_same
         interactions=table.take(pc.sort_indices(keys, [("item", "descending"), ("basket", "descending")])),
     )
     earlier = date(2026, 1, 30)
-    config = shuffled.model_copy(update={"root": day.config.root, "channel": f"ds={earlier}"})
+    config = shuffled.model_copy(
+        update={
+            "root": day.config.root,
+            "channel": f"ds={earlier}",
+            "artifacts": (tmp_path / "far").as_uri(),
+        }
+    )
     job = make_job(day.spark, config, ds=earlier)
     fired = []
 
@@ -198,6 +206,9 @@ def test_a_killed_backfill_under_other_partitions_resumes_and_ends_with_the_same
     run, backfilled = find_run(day.store, None, DAY), find_run(job.store, None, earlier)
     assert (backfilled.inputs_fingerprint, backfilled.attempt) == (run.inputs_fingerprint, run.attempt)
     assert fingerprints(job.store, backfilled.run_id) == fingerprints(day.store, run.run_id)
+    near, far = day.config.artifacts_folder / run.run_id, config.artifacts_folder / backfilled.run_id
+    assert files_of(far) == files_of(near)  # and no scratch
+    assert folder_digest(far / "graph") == folder_digest(near / "graph")
     pointers = {r["channel"]: r["run_id"] for r in day.store.read(PUBLICATIONS).collect()}
     assert pointers == {"live": run.run_id, f"ds={earlier}": backfilled.run_id}
 

@@ -12,6 +12,7 @@ from walkbits import config
 from walkbits.models import arrays
 from walkbits.models.negatives import Partners, hard_negatives_of
 from walkbits.schemas import NEIGHBORHOODS
+from walkbits.storage.places import Place, place_of
 
 HARD = config.HardNegatives(first_rank=4, last_rank=20, num_walks=40, per_query=6)
 
@@ -21,12 +22,14 @@ def test_rows_are_those_of_one_process(
     spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, per_block: int
 ) -> None:
     csr = random_graph(80, 20, 300, 2, True).csr()
-    csr.save(tmp_path / "graph")
+    # one of the two below a URI, whose files are not mapped in place
+    place = place_of(str(tmp_path) if per_block == 3 else tmp_path.as_uri())
+    csr.save(place / "graph")
     pairs = np.random.default_rng(0).integers(0, 80, (90, 2)).astype(np.int32)
-    write_training_arrays(spark, pairs, tmp_path / "training")
+    write_training_arrays(spark, pairs, place / "training")
     monkeypatch.setattr(arrays, "_QUERIES_PER_BLOCK", per_block)
-    arrays.write_hard_negatives(spark, tmp_path / "graph", config.Walks(), HARD, 5, tmp_path / "training")
-    found = arrays.read_training_arrays(tmp_path / "training").hard_negatives
+    arrays.write_hard_negatives(spark, place / "graph", config.Walks(), HARD, 5, place / "training")
+    found = arrays.read_training_arrays(place / "training").hard_negatives
     assert found is not None
     assert found.queries.tolist() == sorted(set(pairs[:, 0].tolist()))
     expected = hard_negatives_of(csr, found.queries, Partners.of(pairs), config.Walks(), HARD, 5)
@@ -39,7 +42,7 @@ def test_without_them_there_are_none_to_read(spark: SparkSession, tmp_path: Path
     assert arrays.read_training_arrays(tmp_path).hard_negatives is None
 
 
-def write_training_arrays(spark: SparkSession, pairs: np.ndarray, folder: Path) -> None:
+def write_training_arrays(spark: SparkSession, pairs: np.ndarray, folder: Place) -> None:
     """Features and neighborhoods of 80 items, of which only the pairs matter here."""
     nodes = spark.range(80).selectExpr("cast(id as int) as node_id", "unhex('00000000') as features")
     arrays.write_training_arrays(

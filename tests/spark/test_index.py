@@ -16,6 +16,7 @@ from walkbits.index.buckets import buckets_from_codes, buckets_of
 from walkbits.index.codes import codes_from_embeddings, encode, pack_bits, pack_bits_sql, rotation
 from walkbits.index.exact import QUERY_BLOCK, top_k
 from walkbits.index.related import related_items
+from walkbits.storage.places import Place, place_of
 
 SIZE, NUM_ITEMS, NUM_CONTEXTS = 24, 2 * QUERY_BLOCK + 40, 60
 INDEX = config.Index(code_bits=(64, 192), lsh_bits=192, lsh=config.Lsh(band_bits=12))
@@ -114,10 +115,10 @@ def test_related_items_are_the_exact_lists(spark: SparkSession, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("partitions", [1, 5])
-def test_nothing_depends_on_partitioning_or_row_order(
+def test_nothing_depends_on_partitioning_row_order_or_place(
     spark: SparkSession, tmp_path: Path, partitions: int
 ) -> None:
-    def fingerprints(nodes: DataFrame, folder: Path) -> list[tuple[int, int]]:
+    def fingerprints(nodes: DataFrame, folder: Place) -> list[tuple[int, int]]:
         codes = codes_from_embeddings(nodes, INDEX, seed=2)
         tables = codes, buckets_from_codes(codes, INDEX), related_items(spark, items(nodes), 7, folder)
         return [
@@ -130,7 +131,8 @@ def test_nothing_depends_on_partitioning_or_row_order(
     before = spark.conf.get(records)
     try:
         spark.conf.set(records, 37)
-        shuffled = fingerprints(embeddings(spark, partitions, order), tmp_path / "shuffled")
+        far = place_of((tmp_path / "far").as_uri())
+        shuffled = fingerprints(embeddings(spark, partitions, order), far)
     finally:
         spark.conf.set(records, before)
     assert shuffled == plain

@@ -320,20 +320,23 @@ def test_nodes_that_an_id_tensor_does_not_know_start_at_zeros(spark: SparkSessio
         np.testing.assert_allclose(row.embedding, plain[row.node_type][row.node], rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("master", ["local[1]", "local-cluster[2,1,1024]"])
-def test_other_masters_give_the_same_bits(spark: SparkSession, tmp_path: Path, master: str) -> None:
+@pytest.mark.parametrize(("master", "uri"), [("local[1]", False), ("local-cluster[2,1,1024]", True)])
+def test_other_masters_and_executors_that_share_no_disk_give_the_same_bits(
+    spark: SparkSession, tmp_path: Path, master: str, uri: bool
+) -> None:
     (tmp_path / "here").mkdir()
     (tmp_path / "there").mkdir()
+    artifacts = tmp_path / "artifacts"
     script = Path(layers_elsewhere.__file__)
     subprocess.run(
-        [sys.executable, str(script), master, str(tmp_path / "there")],
+        [sys.executable, script, master, tmp_path / "there", artifacts.as_uri() if uri else artifacts],
         check=True,
         cwd=tmp_path,  # a local cluster writes its work folder here
         env={**os.environ, "PYTHONPATH": os.pathsep.join([os.environ["PYTHONPATH"], str(script.parent)])},
         timeout=300,
     )
     for budget in layers_elsewhere.BUDGETS:
-        here = layers_elsewhere.embeddings(spark, tmp_path / "here", budget)
+        here = layers_elsewhere.embeddings(spark, tmp_path / "here", tmp_path / "mapped", budget)
         there = np.load(tmp_path / "there" / f"{budget}.npy")
         np.testing.assert_array_equal(here.view(np.uint32), there.view(np.uint32))
 

@@ -17,6 +17,7 @@ from walkbits.graph.neighborhoods import build_neighborhoods, weigh_by_context
 from walkbits.graph.sharded import sharded_neighborhoods
 from walkbits.graph.walks import neighborhoods_of
 from walkbits.schemas import NEIGHBORHOODS
+from walkbits.storage.places import place_of
 
 RELATIONS: tuple[config.Relation, ...] = ("item_from_item", "item_from_context", "context_from_item")
 WALKS = config.Walks(num_walks=10, num_neighbors=4, restart_probability=0.1)
@@ -92,14 +93,18 @@ def test_a_single_node_has_its_row_and_no_graph_is_an_error(spark: SparkSession,
 
 
 @pytest.mark.parametrize(
-    ("relation", "penalty", "shards"),
-    [("item_from_item", 0.5, 3), ("item_from_context", 0.0, 1), ("context_from_item", 0.3, 5)],
+    ("relation", "penalty", "shards", "uri"),
+    [
+        ("item_from_item", 0.5, 3, False),
+        ("item_from_context", 0.0, 1, False),
+        ("context_from_item", 0.3, 5, True),
+    ],
 )
 def test_both_plans_give_the_same_rows(
-    spark: SparkSession, tmp_path: Path, relation: config.Relation, penalty: float, shards: int
+    spark: SparkSession, tmp_path: Path, relation: config.Relation, penalty: float, shards: int, uri: bool
 ) -> None:
-    random_graph(60, 20, 80, 1, True).csr().save(tmp_path / "graph")
-    graph = tmp_path / "graph"
+    graph = place_of((tmp_path / "graph").as_uri()) if uri else tmp_path / "graph"
+    random_graph(60, 20, 80, 1, True).csr().save(graph)
     walks = config.Walks(
         num_walks=20, walk_length=3, num_neighbors=4, restart_probability=0.3, popularity_penalty=penalty
     )

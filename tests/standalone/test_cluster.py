@@ -82,7 +82,7 @@ def master(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield address
 
 
-def run_day(folder: Path, master: str) -> list[tuple[str, str, int, str]]:
+def run_day(folder: Path, master: str, *overrides: str) -> list[tuple[str, str, int, str]]:
     """spark-submit of a whole day; (stage, output, rows, fingerprint) of all that it committed."""
     folder.mkdir()
     config = world.write_config(folder, folder.parent / "inputs", folder / "root")
@@ -94,7 +94,8 @@ def run_day(folder: Path, master: str) -> list[tuple[str, str, int, str]]:
     for key, value in settings.items():
         command += ["--conf", f"{key}={value}"]
     command += ["jobs/run_daily.py", "--config", config, "--ds", "2026-01-31"]
-    command += ["--set", "model.num_layers=1", "--set", "training.epochs=1"]
+    for override in ("model.num_layers=1", "training.epochs=1", *overrides):
+        command += ["--set", override]
     done = subprocess.run(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
     )
@@ -107,7 +108,11 @@ def run_day(folder: Path, master: str) -> list[tuple[str, str, int, str]]:
 @pytest.mark.timeout(1800)
 def test_a_cluster_commits_the_bits_of_local_mode(master: str, tmp_path: Path) -> None:
     world.write_inputs(tmp_path / "inputs")
-    on_cluster = run_day(tmp_path / "cluster", master)
+    # The cluster's executors copy what they map, and walk in shards: neither may change a bit.
+    far = (tmp_path / "far").as_uri()
+    on_cluster = run_day(tmp_path / "cluster", master, f"artifacts={far}", "walks.plan=sharded")
+    assert {path.name for path in (tmp_path / "far").glob("*/*")} == {"graph", "model"}
+    assert not [*(tmp_path / "cluster" / "root").glob("_*")]
     assert {stage for stage, *_ in on_cluster} >= {"ingest_graph", "build_index", "publish_run"}
     assert run_day(tmp_path / "local", "local[2,4]") == on_cluster
 

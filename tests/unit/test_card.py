@@ -23,10 +23,12 @@ from walkbits.models.card import (
     Network,
     Output,
     Update,
+    copy_model,
     load_model,
     save_model,
 )
 from walkbits.models.pinsage import PinSage
+from walkbits.storage.places import place_of
 
 CONVOLVE = Update(
     relation="item_from_item",
@@ -82,6 +84,9 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     assert model.weights.keys() == weights.keys()
     for name, array in weights.items():
         np.testing.assert_array_equal(model.weights[name], array)
+    far = place_of((tmp_path / "far").as_uri())
+    copy_model(tmp_path, far)
+    assert load_model(far).card == model.card
 
 
 def test_a_trained_module_fits_its_own_declaration(tmp_path: Path) -> None:

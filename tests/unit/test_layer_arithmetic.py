@@ -22,16 +22,8 @@ from walkbits.inference.landing import Land, Projection
 from walkbits.inference.tasks import in_blocks
 from walkbits.models.pinsage import Hop, PinSage
 from walkbits.models.sampling import SubgraphBuilder
-from walkbits.storage.vectors import (
-    MatrixWriter,
-    binary_array,
-    create_matrix,
-    float_lists,
-    list_array,
-    open_matrix,
-    read_lists,
-    read_vectors,
-)
+from walkbits.storage.mapped import create_matrix
+from walkbits.storage.vectors import binary_array, float_lists, list_array, read_lists, read_vectors
 
 POOLINGS = ("importance", "mean", "max")
 
@@ -238,22 +230,3 @@ def test_a_ragged_vector_is_refused_with_both_widths() -> None:
     column = pa.array([b"\0" * 8, b"\0" * 12])
     with pytest.raises(InputError, match=r"must hold 2 fp32 values \(8 bytes\), got one of 12 bytes"):
         read_vectors(column, 2)
-
-
-@given(st.permutations(range(9)))
-@settings(deadline=None)
-def test_a_matrix_takes_rows_in_any_order(tmp_path_factory: pytest.TempPathFactory, order: list[int]) -> None:
-    path = tmp_path_factory.mktemp("matrix") / "m.npy"
-    x = np.arange(18, dtype=np.float32).reshape(9, 2)
-    create_matrix(path, 9, 2)
-    with MatrixWriter(path) as file:
-        for part in (order[:4], order[4:], order[:2]):
-            file.write(np.array(part, np.int32), x[part])
-    np.testing.assert_array_equal(open_matrix(path), x)
-
-
-@pytest.mark.parametrize("node", [-1, 3])
-def test_a_row_outside_the_matrix_is_refused(tmp_path: Path, node: int) -> None:
-    create_matrix(tmp_path / "m.npy", 3, 1)
-    with MatrixWriter(tmp_path / "m.npy") as file, pytest.raises(InputError, match="index below 3"):
-        file.write(np.array([node], np.int32), np.ones((1, 1), np.float32))

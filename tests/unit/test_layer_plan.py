@@ -19,7 +19,7 @@ from walkbits.inference.references import (
     words_of,
 )
 from walkbits.models.pinsage import PinSage
-from walkbits.storage.vectors import create_matrix
+from walkbits.storage.mapped import create_matrix
 
 NETWORK = PinSage(7, config.Model(hidden_size=8, embedding_size=5), 0).network
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -21,6 +20,8 @@ from numpy.typing import NDArray
 from walkbits.config import Relation
 from walkbits.errors import InputError
 from walkbits.schemas import CONTEXT, ITEM
+from walkbits.storage.mapped import open_array, save_array
+from walkbits.storage.places import Place, read_bytes, write_bytes
 
 Int32 = NDArray[np.int32]
 Int64 = NDArray[np.int64]
@@ -118,16 +119,15 @@ class BipartiteCsr:
             weight is not None,
         )
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Place) -> None:
         """Write the folder that `open` maps."""
-        folder.mkdir(parents=True, exist_ok=True)
         for name, array in self._arrays().items():
-            np.save(folder / name, array)
+            save_array(folder / name, array)
         write_meta(folder, self.item.num_nodes, self.context.num_nodes, self.num_edges, self.weighted)
 
     @classmethod
-    def open(cls, folder: Path) -> BipartiteCsr:
-        """Map the folder read-only; pages are shared by all processes of the host.
+    def open(cls, folder: Place) -> BipartiteCsr:
+        """Map the folder read-only; pages are shared by all workers of the host.
 
         Raises:
             InputError: a file is missing, or its length disagrees with meta.json.
@@ -137,8 +137,7 @@ class BipartiteCsr:
         arrays: dict[str, NDArray[Any]] = {}
         for name, length in expected.items():
             try:
-                # numpy maps no empty file region, and an empty array needs none
-                arrays[name] = np.load(folder / name, mmap_mode="r" if length else None)
+                arrays[name] = open_array(folder / name)
             except (OSError, ValueError) as error:
                 raise InputError(
                     f"graph file '{folder / name}' must be a readable .npy array: {error}; rebuild the graph"
@@ -182,14 +181,14 @@ def source_of(relation: Relation) -> str:
     return relation.split("_from_")[1]
 
 
-def read_meta(folder: Path) -> dict[str, Any]:
+def read_meta(folder: Place) -> dict[str, Any]:
     """num_items, num_contexts, num_edges and weighted of a finished graph folder.
 
     Raises:
         InputError: there is no finished graph in the folder.
     """
     try:
-        meta = json.loads((folder / META).read_text(encoding="utf-8"))
+        meta = json.loads(read_bytes(folder / META))
         return {key: meta[key] for key in ("num_items", "num_contexts", "num_edges", "weighted")}
     except (OSError, ValueError, KeyError) as error:
         raise InputError(
@@ -238,7 +237,7 @@ def lengths_of(num_items: int, num_contexts: int, num_edges: int, weighted: bool
     return lengths
 
 
-def write_meta(folder: Path, num_items: int, num_contexts: int, num_edges: int, weighted: bool) -> None:
+def write_meta(folder: Place, num_items: int, num_contexts: int, num_edges: int, weighted: bool) -> None:
     """What `read_meta` reads; written last, it makes the folder a finished graph."""
     meta = {
         "num_items": num_items,
@@ -246,4 +245,4 @@ def write_meta(folder: Path, num_items: int, num_contexts: int, num_edges: int, 
         "num_edges": num_edges,
         "weighted": weighted,
     }
-    (folder / META).write_text(json.dumps(meta) + "\n", encoding="utf-8")
+    write_bytes(folder / META, (json.dumps(meta) + "\n").encode())

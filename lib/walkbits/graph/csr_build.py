@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -18,6 +18,8 @@ from pyspark.sql import functions as F
 from walkbits.errors import InputError, WalkbitsError
 from walkbits.graph.csr import META, SIDES, Int64, dtype_of, lengths_of, read_meta, write_meta
 from walkbits.schemas import CONTEXT, ITEM
+from walkbits.storage.mapped import ArrayWriter, create_array, open_file
+from walkbits.storage.places import Place, remove
 
 ROWS_PER_SLICE: Final = 1 << 19
 """Edges one task of `write_csr` sorts and writes, about; only speed depends on it."""
@@ -38,14 +40,14 @@ def write_csr(
     nodes: DataFrame,
     num_items: int,
     num_contexts: int,
-    folder: Path,
+    folder: Place,
     weighted: bool,
 ) -> CsrInfo:
     """Build the folder on the executors, out of core; the driver sees one row per slice.
 
     Every side is cut in slices of consecutive nodes. Spark sorts a slice's node rows and
     edge rows (spilling as it must), and the slice's task streams them into its own byte
-    ranges of the preallocated files. A repeated or concurrent attempt writes the same
+    ranges of the files (see storage.mapped). A repeated or concurrent attempt writes the same
     bytes, and no partitioning or row order changes them. meta.json is written last.
 
     Args:
@@ -54,7 +56,7 @@ def write_csr(
         nodes: node_type STRING, node_id BIGINT (items first, then contexts), node_key BIGINT.
         num_items: Number of items.
         num_contexts: Number of contexts.
-        folder: Where every host of the cluster reads and writes the same files.
+        folder: On storage that every host reaches.
         weighted: Whether to keep the weights.
 
     Raises:
@@ -90,10 +92,9 @@ def write_csr(
     )
     offsets = _slice_offsets(everything, num_nodes, slices, first_slice, num_edges)
 
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / META).unlink(missing_ok=True)
-    starts = _preallocate(folder, num_items, num_contexts, num_edges, weighted)
-    writer = _slice_writer(str(folder), starts, offsets, slices[ITEM], num_edges, weighted)
+    remove(folder / META)
+    _create_arrays(folder, num_items, num_contexts, num_edges, weighted)
+    writer = _slice_writer(folder, offsets, slices[ITEM], weighted)
     written = (
         everything.repartitionById(sum(slices.values()), F.col("slice"))
         .sortWithinPartitions("pair")
@@ -108,21 +109,21 @@ def write_csr(
     return csr_info(spark, folder)
 
 
-def csr_info(spark: SparkSession, folder: Path) -> CsrInfo:
+def csr_info(spark: SparkSession, folder: Place) -> CsrInfo:
     """Size and hash of a graph folder, read back on the executors in chunks.
 
     sha256 is over one line `name offset digest` per chunk, so equal folders of any
     origin give equal hashes.
     """
     meta = read_meta(folder)
-    sizes = {name: (folder / name).stat().st_size for name in sorted([*lengths_of(**meta), META])}
+    sizes = {name: _size_of(folder / name) for name in sorted([*lengths_of(**meta), META])}
     chunks = [
         (name, offset) for name, size in sizes.items() for offset in range(0, max(1, size), CHUNK_BYTES)
     ]
 
     def digest(chunk: tuple[str, int]) -> str:
         name, offset = chunk
-        with (folder / name).open("rb") as file:
+        with open_file(folder / name) as file:
             file.seek(offset)
             left = CHUNK_BYTES
             sha = hashlib.sha256()
@@ -133,6 +134,11 @@ def csr_info(spark: SparkSession, folder: Path) -> CsrInfo:
 
     lines = spark.sparkContext.parallelize(chunks, len(chunks)).map(digest).collect()
     return CsrInfo(sum(sizes.values()), hashlib.sha256("".join(lines).encode()).hexdigest())
+
+
+def _size_of(file: Place) -> int:
+    with open_file(file) as stream:
+        return stream.seek(0, os.SEEK_END)
 
 
 def _slice_offsets(
@@ -174,41 +180,26 @@ def _slice_offsets(
     return offsets
 
 
-def _preallocate(
-    folder: Path, num_items: int, num_contexts: int, num_edges: int, weighted: bool
-) -> dict[str, int]:
-    """Create the files at full length; returns where each one's values start, in bytes."""
-    starts = {}
+def _create_arrays(folder: Place, num_items: int, num_contexts: int, num_edges: int, weighted: bool) -> None:
+    """The folder's arrays at full length."""
     for name, length in lengths_of(num_items, num_contexts, num_edges, weighted).items():
-        dtype = dtype_of(name, num_edges)
-        with (folder / name).open("wb") as file:
-            descr = np.lib.format.dtype_to_descr(dtype)
-            header = {"descr": descr, "fortran_order": False, "shape": (length,)}
-            np.lib.format.write_array_header_1_0(file, header)
-            starts[name] = file.tell()
-            file.truncate(starts[name] + length * dtype.itemsize)
-            if name.endswith("indptr.npy"):
-                # Slices write where each row starts; this is where the last one ends.
-                last = np.array([num_edges], dtype)
-                _pwrite(file.fileno(), last, starts[name] + (length - 1) * dtype.itemsize)
-    return starts
+        create_array(folder / name, (length,), dtype_of(name, num_edges))
+        if name.endswith("indptr.npy"):
+            # Slices write where each row starts; this is where the last one ends.
+            with ArrayWriter(folder / name) as file:
+                file.write_run(length - 1, np.array([num_edges]))
 
 
 def _slice_writer(
-    folder: str,
-    starts: dict[str, int],
-    offsets: list[tuple[int, int]],
-    item_slices: int,
-    num_edges: int,
-    weighted: bool,
+    folder: Place, offsets: list[tuple[int, int]], item_slices: int, weighted: bool
 ) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
-    """A mapInArrow function: sorted rows of slices -> bytes in the files."""
+    """A mapInArrow function: sorted rows of slices -> their places in the arrays."""
 
     def write(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        files: dict[str, int] = {}
+        files: dict[str, ArrayWriter] = {}
         state: _SliceState | None = None
         rows = 0
-        try:
+        with ExitStack() as stack:
             for batch in batches:
                 number, pair, value = (column.to_numpy() for column in batch.columns)
                 if not len(number):
@@ -220,15 +211,11 @@ def _slice_writer(
                     raise WalkbitsError(f"a task must get one slice of the graph, got {np.unique(number)}")
                 for name, at, values in state.take(pair, value, weighted):
                     if name not in files:
-                        files[name] = os.open(Path(folder) / name, os.O_WRONLY)
-                    array = values.astype(dtype_of(name, num_edges))
-                    _pwrite(files[name], array, starts[name] + at * array.itemsize)
+                        files[name] = stack.enter_context(ArrayWriter(folder / name))
+                    files[name].write_run(at, values)
                 rows += len(number)
             for file in files.values():
-                os.fsync(file)
-        finally:
-            for file in files.values():
-                os.close(file)
+                file.sync()
         yield pa.RecordBatch.from_pydict({"rows": pa.array([rows], pa.int64())})
 
     return write
@@ -248,7 +235,7 @@ class _SliceState:
     """Weight of the row being written, so far."""
 
     def take(self, pair: Int64, value: Int64, weighted: bool) -> Iterator[tuple[str, int, NDArray[Any]]]:
-        """Lines in order -> (file, first position, values) to write."""
+        """Lines in order -> (array, first position, values) to write."""
         node, neighbor = pair >> 32, (pair & 0xFFFFFFFF) - 1
         is_node = neighbor < 0
         is_edge = ~is_node
@@ -275,10 +262,3 @@ class _SliceState:
         self.pair = int(pair[-1])
         self.next_node += int(is_node.sum())
         self.next_edge += int(is_edge.sum())
-
-
-def _pwrite(file: int, array: NDArray[Any], position: int) -> None:
-    data = memoryview(np.ascontiguousarray(array).view(np.uint8).data)
-    while data:
-        written = os.pwrite(file, data, position)
-        data, position = data[written:], position + written

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -16,6 +15,7 @@ from walkbits import config
 from walkbits.graph.csr import BipartiteCsr, read_meta, target_of
 from walkbits.graph.walks import neighborhoods_of
 from walkbits.schemas import ITEM, NEIGHBORHOODS, WEIGHT_SCALE
+from walkbits.storage.places import Place
 from walkbits.storage.vectors import list_array
 
 NODES_PER_BATCH: Final = 4096
@@ -26,7 +26,7 @@ ROWS: Final = StructType([NEIGHBORHOODS.schema[name] for name in COLUMNS])
 
 def build_neighborhoods(
     spark: SparkSession,
-    graph: Path,
+    graph: Place,
     relation: config.Relation,
     walks: config.Walks,
     seed: int,
@@ -36,7 +36,7 @@ def build_neighborhoods(
 
     Args:
         spark: The session.
-        graph: The graph folder (see graph.csr), on storage that every host sees and maps.
+        graph: The graph folder (see graph.csr), on storage that every host reaches.
         relation: Target and source type.
         walks: The walks; see graph.walks for what they do.
         seed: Seed of the run.
@@ -80,7 +80,7 @@ def weigh_by_context(edges: DataFrame, gamma: float, weighted: bool) -> DataFram
 
 
 def _walk_blocks(
-    graph: Path, relation: config.Relation, walks: config.Walks, seed: int, num_nodes: int
+    graph: Place, relation: config.Relation, walks: config.Walks, seed: int, num_nodes: int
 ) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
     def walk(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         csr = BipartiteCsr.open(graph)

@@ -12,7 +12,6 @@ is written before the next begins: a lost executor repeats its part of one hop.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -27,6 +26,7 @@ from walkbits.graph.csr import Adjacency, BipartiteCsr, source_of, target_of
 from walkbits.graph.neighborhoods import ROWS, neighborhood_batch
 from walkbits.graph.walks import RESTART, hop
 from walkbits.rng import start_key, step_draw, walker_key
+from walkbits.storage.places import Place
 
 Arrays = Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
 
@@ -37,7 +37,7 @@ _BATCH: Final = 1 << 16
 
 def sharded_neighborhoods(
     spark: SparkSession,
-    graph: Path,
+    graph: Place,
     relation: config.Relation,
     walks: config.Walks,
     seed: int,
@@ -48,7 +48,7 @@ def sharded_neighborhoods(
 
     Args:
         spark: The session.
-        graph: The graph folder on storage that every host sees.
+        graph: The graph folder, on storage that every host reaches.
         relation: Target and source type.
         walks: The walks.
         seed: Seed of the run.
@@ -86,7 +86,7 @@ def _by_shard(states: DataFrame, num_nodes: int, num_shards: int) -> DataFrame:
     return states.repartitionById(num_shards, shard).sortWithinPartitions("at")
 
 
-def _starts(graph: Path, relation: config.Relation, walks: config.Walks) -> Arrays:
+def _starts(graph: Place, relation: config.Relation, walks: config.Walks) -> Arrays:
     def start(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         out, _ = BipartiteCsr.open(graph).sides(relation)
         for batch in batches:
@@ -101,7 +101,7 @@ def _starts(graph: Path, relation: config.Relation, walks: config.Walks) -> Arra
     return start
 
 
-def _move(graph: Path, relation: config.Relation, walks: config.Walks, seed: int, number: int) -> Arrays:
+def _move(graph: Place, relation: config.Relation, walks: config.Walks, seed: int, number: int) -> Arrays:
     """One hop of every walker; after a hop home, the restart."""
     restart_below = np.uint64(int(walks.restart_probability * 2.0**64))
 
@@ -138,7 +138,7 @@ def _hop(
 
 
 def _cut(
-    spark: SparkSession, counts: DataFrame, graph: Path, relation: config.Relation,
+    spark: SparkSession, counts: DataFrame, graph: Place, relation: config.Relation,
     walks: config.Walks, num_nodes: int,
 ) -> DataFrame:  # fmt: skip
     """The T highest per start, by visits times penalty descending, then index ascending."""
@@ -176,7 +176,7 @@ def _pack(relation: config.Relation) -> Arrays:
     return pack
 
 
-def _penalise(graph: Path, relation: config.Relation, walks: config.Walks) -> Arrays:
+def _penalise(graph: Place, relation: config.Relation, walks: config.Walks) -> Arrays:
     def penalise(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         csr = BipartiteCsr.open(graph)
         out, home = csr.sides(relation)

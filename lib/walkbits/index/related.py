@@ -8,7 +8,6 @@ the catalogue passes through the driver.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -19,13 +18,13 @@ from pyspark.sql import functions as F
 from walkbits.errors import EmptyInputError, InputError
 from walkbits.index.codes import vectors
 from walkbits.index.exact import QUERY_BLOCK, top_k
+from walkbits.storage.mapped import ArrayWriter, create_matrix, open_matrix
+from walkbits.storage.places import Place
 
 MATRIX: Final = "items.npy"
 
 
-def related_items(
-    spark: SparkSession, embeddings: DataFrame, num_related: int, folder: str | Path
-) -> DataFrame:
+def related_items(spark: SparkSession, embeddings: DataFrame, num_related: int, folder: Place) -> DataFrame:
     """The `num_related` items of largest inner product with each item, itself excluded.
 
     Scores and their order are those of `exact.top_k`, ties by node_id; they do not depend on
@@ -35,7 +34,7 @@ def related_items(
         spark: the session.
         embeddings: node_id (0 to n - 1), external_id, embedding ARRAY<FLOAT> of all items.
         num_related: length of each list.
-        folder: scratch folder on storage that the driver and all executors see; it must live
+        folder: scratch folder on storage that the driver and all executors reach; it must live
             until the result has been written. Holds n * embedding_size * 4 bytes.
 
     Returns:
@@ -46,7 +45,7 @@ def related_items(
         InputError: node_ids are not 0 to n - 1, or sizes differ.
     """
     num_items, size = _shape(embeddings)
-    matrix = _write_matrix(embeddings, num_items, size, Path(folder))
+    matrix = _write_matrix(embeddings, num_items, size, folder / MATRIX)
     blocks = -(-num_items // QUERY_BLOCK)
     # Several tasks per core even out their lengths; a task costs little beside a block.
     tasks = min(blocks, 4 * spark.sparkContext.defaultParallelism)
@@ -87,30 +86,29 @@ def _shape(embeddings: DataFrame) -> tuple[int, int]:
     return rows, int(seen["most"])
 
 
-def _write_matrix(embeddings: DataFrame, num_items: int, size: int, folder: Path) -> Path:
-    """Write the rows into one .npy file, each task the rows it reads."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / MATRIX
-    np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(num_items, size)).flush()
+def _write_matrix(embeddings: DataFrame, num_items: int, size: int, matrix: Place) -> Place:
+    """Write the rows into one matrix, each task the rows it reads."""
+    create_matrix(matrix, num_items, size)
 
     def write_rows(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        matrix = np.load(path, mmap_mode="r+")
-        for batch in batches:
-            if batch.num_rows:
-                rows = vectors(batch.column("embedding"))
-                if not np.isfinite(rows).all():
-                    raise InputError("embeddings must be finite, got NaN or infinity; audit the run")
-                matrix[batch.column("node_id").to_numpy()] = rows
-        matrix.flush()
+        with ArrayWriter(matrix) as file:
+            for batch in batches:
+                if batch.num_rows:
+                    rows = vectors(batch.column("embedding"))
+                    if not np.isfinite(rows).all():
+                        raise InputError("embeddings must be finite, got NaN or infinity; audit the run")
+                    file.write(batch.column("node_id").to_numpy(), rows)
         yield pa.RecordBatch.from_pydict({"done": [True]})
 
     embeddings.select("node_id", "embedding").mapInArrow(write_rows, "done BOOLEAN").count()
-    return path
+    return matrix
 
 
-def _scanner(path: Path, num_related: int) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+def _scanner(
+    items_matrix: Place, num_related: int
+) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
     def scan(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        matrix = np.load(path, mmap_mode="r")
+        matrix = open_matrix(items_matrix)
         length = min(num_related, len(matrix) - 1)
         for batch in batches:
             for block in batch.column("id").to_pylist():

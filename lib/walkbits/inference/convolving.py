@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,9 @@ from walkbits.inference.landing import Destinations, Lander
 from walkbits.inference.references import References, open_slots
 from walkbits.inference.tasks import Batches, Block, Task, in_blocks, span, vectors
 from walkbits.models.card import Output, Update
-from walkbits.storage.vectors import binary_array, float_lists, open_matrix, read_lists, read_vectors
+from walkbits.storage.mapped import open_matrix
+from walkbits.storage.places import Place
+from walkbits.storage.vectors import binary_array, float_lists, read_lists, read_vectors
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Finish:
     """
 
     output: Output
-    earlier: tuple[Path, ...]
+    earlier: tuple[Place, ...]
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,9 @@ class Convolve(Task):
 
     label: str
     update: Update
-    pooled: Path
-    own: Path | None
-    references: Path | None
+    pooled: Place
+    own: Place | None
+    references: Place | None
     sources: int
     to: Destinations
     finish: Finish | None
@@ -80,7 +81,7 @@ class ConvolveBlock(Convolve):
         dtype: numpy type of the messages.
     """
 
-    slots: Path
+    slots: Place
     width: int
     dtype: str
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -18,7 +17,9 @@ from walkbits.inference.arithmetic import F32, I32, Weights
 from walkbits.inference.references import References, open_slots
 from walkbits.inference.tasks import Batches, Block, Task, in_blocks, vectors
 from walkbits.models.card import Dense
-from walkbits.storage.vectors import MatrixWriter, binary_array, open_matrix
+from walkbits.storage.mapped import ArrayWriter, open_matrix
+from walkbits.storage.places import Place
+from walkbits.storage.vectors import binary_array
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,8 @@ class Projection:
 
     label: str | None
     dense: Dense
-    slots: Path | None
-    matrix: Path
+    slots: Place | None
+    matrix: Place
 
     def of(self, nodes: I32, rows: F32, block_size: int, weights: Weights) -> F32:
         """fp32 [n, width] -> fp32 [n, width of what is pooled]."""
@@ -84,7 +85,7 @@ class Destinations:
         projections: Files for what they are projected to; of cold sources nothing is written.
     """
 
-    own: Path | None
+    own: Place | None
     projections: tuple[Projection, ...]
 
 
@@ -98,8 +99,8 @@ class Lander:
 
     def __enter__(self) -> Self:
         own, projections = self._to.own, self._to.projections
-        self._own = self._files.enter_context(MatrixWriter(own)) if own else None
-        self._caches = [self._files.enter_context(MatrixWriter(one.matrix)) for one in projections]
+        self._own = self._files.enter_context(ArrayWriter(own)) if own else None
+        self._caches = [self._files.enter_context(ArrayWriter(one.matrix)) for one in projections]
         self._slots = [open_slots(one.slots) if one.slots else None for one in projections]
         return self
 
@@ -171,8 +172,8 @@ class Send(Task):
 
     width: int
     projection: Projection
-    slots: Path
-    references: Path
+    slots: Place
+    references: Place
     dtype: str
 
     schema: ClassVar[str] = "node int, vector binary, blocks array<int>"
@@ -203,7 +204,7 @@ class Send(Task):
 class ReadMatrix:
     """Rows of a matrix file as a table, for inputs that are part of the model."""
 
-    matrix: Path
+    matrix: Place
     rows: int
     block_size: int
 

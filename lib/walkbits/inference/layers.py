@@ -17,7 +17,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from pathlib import Path
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -43,7 +42,8 @@ from walkbits.inference.references import (
 )
 from walkbits.models.card import LoadedModel, Network, NodeType, Update
 from walkbits.schemas import EMBEDDINGS, REPRESENTATIONS
-from walkbits.storage.vectors import MatrixWriter, create_matrix
+from walkbits.storage.mapped import ArrayWriter, create_matrix
+from walkbits.storage.places import Place, remove
 
 
 class Layers(Protocol):
@@ -88,7 +88,7 @@ def infer(
     num_nodes: Mapping[NodeType, int],
     neighborhoods: Callable[[Relation], DataFrame],
     inference: config.Inference,
-    folder: Path,
+    folder: Place,
     layers: Layers,
 ) -> Inferred:
     """Run a model over the whole graph, from its first unfinished layer on.
@@ -102,8 +102,8 @@ def infer(
         neighborhoods: Gives (node INT, neighbors BINARY, visits BINARY) of a relation, as in the table,
             each target node once.
         inference: Block size, byte budget and message type.
-        folder: Empty scratch space on storage that all hosts see: tasks write rows to its
-            files and map them in place. To be removed after `embeddings` is written.
+        folder: Empty scratch space on storage that all hosts reach, for the matrices that tasks write
+            and hosts map (see storage.mapped). To be removed after `embeddings` is written.
         layers: Where inner layers are committed, and kept from an earlier attempt.
 
     Raises:
@@ -183,7 +183,7 @@ class _Engine:
         num_nodes: Mapping[NodeType, int],
         neighborhoods: Callable[[Relation], DataFrame],
         inference: config.Inference,
-        folder: Path,
+        folder: Place,
         kept: int,
     ) -> None:
         self._spark, self._num_nodes, self._neighborhoods = spark, num_nodes, neighborhoods
@@ -198,11 +198,10 @@ class _Engine:
         self._widths = self._network.widths()
         self._newest: dict[NodeType, DataFrame] = {}
         self._version = dict.fromkeys(num_nodes, 0)
-        self._mapped: dict[str, Path] = {}
+        self._mapped: dict[str, Place] = {}
         self._projections: dict[tuple[int, Relation], Projection] = {}
         self._landed: set[tuple[int, NodeType]] = set()
         self._kept = kept
-        folder.mkdir(parents=True, exist_ok=True)
 
     def start_from(self, node_type: NodeType, features: DataFrame) -> None:
         """h^0 is a table."""
@@ -214,7 +213,7 @@ class _Engine:
         name = f"{node_type}.0"
         matrix = self._create(name, nodes, table.shape[1])
         known = min(nodes, len(table))
-        with MatrixWriter(matrix) as file:
+        with ArrayWriter(matrix) as file:
             file.write(np.arange(known, dtype=np.int32), table[:known])
         read = ReadMatrix(matrix, nodes, self._block_size)
         blocks = self._spark.range(-(-nodes // self._block_size))
@@ -381,7 +380,7 @@ class _Engine:
             "model_rows": self.model_rows,
         }
 
-    def _create(self, name: str, rows: int, width: int, dtype: str = "<f4") -> Path:
+    def _create(self, name: str, rows: int, width: int, dtype: str = "<f4") -> Place:
         path = self._folder / f"{name}.npy"
         create_matrix(path, rows, width, dtype)
         self._mapped[name] = path
@@ -389,4 +388,4 @@ class _Engine:
 
     def _drop(self, name: str) -> None:
         if path := self._mapped.pop(name, None):
-            path.unlink()
+            remove(path)

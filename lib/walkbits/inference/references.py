@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -18,7 +17,9 @@ from pyspark.sql import Column
 from pyspark.sql import functions as F
 
 from walkbits.inference.arithmetic import I32, I64
-from walkbits.storage.vectors import MatrixWriter, create_matrix, open_matrix, read_lists
+from walkbits.storage.mapped import ArrayWriter, create_matrix, open_matrix
+from walkbits.storage.places import Place
+from walkbits.storage.vectors import read_lists
 
 Batches = Iterator[pa.RecordBatch]
 
@@ -80,12 +81,12 @@ class CountReferences:
 class LandReferences:
     """Summed counts into the file."""
 
-    path: Path
+    path: Place
 
     def run(self, batches: Batches) -> Batches:
         """(place, references, blocks) -> one row (rows)."""
         rows = 0
-        with MatrixWriter(self.path) as file:
+        with ArrayWriter(self.path) as file:
             for batch in batches:
                 both = np.stack([batch.column(1).to_numpy(), batch.column(2).to_numpy()], axis=1)
                 file.write(batch.column(0).to_numpy(), both)
@@ -96,7 +97,7 @@ class LandReferences:
 class References:
     """The file, mapped."""
 
-    def __init__(self, path: Path, sources: int) -> None:
+    def __init__(self, path: Place, sources: int) -> None:
         rows: I32 = np.asarray(open_matrix(path), np.int32)  # in place: the file is int32
         self._rows = rows.reshape(sources, -1, 2)  # [sources, words, 2]
 
@@ -112,7 +113,7 @@ class References:
         return offsets.astype(np.int32), block.astype(np.int32)
 
 
-def rank(references: References, sources: int, cached_rows: int, path: Path) -> None:
+def rank(references: References, sources: int, cached_rows: int, path: Place) -> None:
     """Give the most referenced sources a row of the cache: count descending, then index ascending.
 
     Reads the counts in pieces, so memory does not grow with the graph.
@@ -132,7 +133,7 @@ def rank(references: References, sources: int, cached_rows: int, path: Path) -> 
         ties -= histogram[least]
     create_matrix(path, sources, 1, "<i4")
     given = 0
-    with MatrixWriter(path) as file:
+    with ArrayWriter(path) as file:
         for piece in pieces:
             counts = references.counts(piece)
             tied = counts == least
@@ -143,6 +144,6 @@ def rank(references: References, sources: int, cached_rows: int, path: Path) -> 
             file.write(np.arange(piece.start, piece.stop), rows.astype(np.int32)[:, None])
 
 
-def open_slots(path: Path) -> I32:
+def open_slots(path: Place) -> I32:
     """The file of `rank`, mapped: int32 [sources]."""
     return np.asarray(open_matrix(path)[:, 0], dtype=np.int32)

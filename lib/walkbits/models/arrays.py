@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -22,7 +21,9 @@ from walkbits.errors import EmptyInputError
 from walkbits.graph.csr import BipartiteCsr
 from walkbits.models.negatives import HardNegatives, Partners, hard_negatives_of
 from walkbits.models.sampling import Neighborhoods
-from walkbits.storage.vectors import MatrixWriter, create_matrix, read_lists, read_vectors
+from walkbits.storage.mapped import ArrayWriter, create_matrix, open_array, open_matrix, save_array
+from walkbits.storage.places import Place, exists
+from walkbits.storage.vectors import read_lists, read_vectors
 
 _FEATURES, _NEIGHBORS, _VISITS, _PAIRS = (f"{n}.npy" for n in ("features", "neighbors", "visits", "pairs"))
 _QUERIES, _JOINED, _HARD = (f"{n}.npy" for n in ("queries", "joined", "hard"))
@@ -56,7 +57,7 @@ def write_training_arrays(
     num_items: int,
     feature_width: int,
     num_neighbors: int,
-    folder: Path,
+    folder: Place,
 ) -> None:
     """Write the arrays on the executors.
 
@@ -65,12 +66,11 @@ def write_training_arrays(
         neighborhoods: (node, neighbors, visits) of relation item_from_item.
         pairs: (query, positive) in the order of `sampling.training_pairs`.
         num_neighbors: Neighbors kept per item.
-        folder: On storage that the driver and all hosts see.
+        folder: On storage that the driver and all hosts reach.
 
     Raises:
         EmptyInputError: no context in the sample holds two items.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     create_matrix(folder / _FEATURES, num_items, feature_width)
     _run(features.select("node_id", "features"), _write_features(folder, feature_width))
     for name in (_NEIGHBORS, _VISITS):
@@ -85,26 +85,31 @@ def write_training_arrays(
             "raise training.context_fraction"
         )
     columns = [ordered[name].to_numpy() for name in ("query", "positive")]
-    np.save(folder / _PAIRS, np.column_stack(columns).astype(np.int32))
+    save_array(folder / _PAIRS, np.column_stack(columns).astype(np.int32))
 
 
 def write_hard_negatives(
-    spark: SparkSession, graph: Path, walks: config.Walks, hard: config.HardNegatives, seed: int, folder: Path
+    spark: SparkSession,
+    graph: Place,
+    walks: config.Walks,
+    hard: config.HardNegatives,
+    seed: int,
+    folder: Place,
 ) -> None:
     """Rank items for the queries of the pairs that `write_training_arrays` wrote, on the executors.
 
     Args:
         spark: The session.
-        graph: The graph folder (see graph.csr), on storage that every host sees and maps.
+        graph: The graph folder (see graph.csr), on storage that every host reaches.
         walks: Length and restarts of the walks.
         hard: Number of walks, window and sample size.
         seed: Seed of the run.
         folder: That of the training arrays.
     """
-    pairs = np.load(folder / _PAIRS)
+    pairs = open_array(folder / _PAIRS)
     queries = np.unique(pairs[:, 0])
-    np.save(folder / _QUERIES, queries)
-    np.save(folder / _JOINED, Partners.of(pairs).joined)
+    save_array(folder / _QUERIES, queries)
+    save_array(folder / _JOINED, Partners.of(pairs).joined)
     create_matrix(folder / _HARD, len(queries), hard.per_query, "<i4")
     num_blocks = -(-len(queries) // _QUERIES_PER_BLOCK)
     # four tasks per core, because blocks differ in cost
@@ -112,17 +117,17 @@ def write_hard_negatives(
     _run(blocks, _write_hard_negatives(graph, walks, hard, seed, folder))
 
 
-def read_training_arrays(folder: Path) -> TrainingArrays:
+def read_training_arrays(folder: Place) -> TrainingArrays:
     """Map what `write_training_arrays` and, where it ran, `write_hard_negatives` wrote."""
-    neighbors, visits = (np.load(folder / name, mmap_mode="r") for name in (_NEIGHBORS, _VISITS))
+    neighbors, visits = (open_array(folder / name) for name in (_NEIGHBORS, _VISITS))
     present = visits > 0  # [num_items, num_neighbors]; padding has no visits
     indptr = np.concatenate([[0], np.cumsum(present.sum(axis=1))])
     return TrainingArrays(
-        features=np.load(folder / _FEATURES, mmap_mode="r"),
+        features=open_matrix(folder / _FEATURES),
         neighborhoods=Neighborhoods(indptr, neighbors[present], visits[present]),
-        pairs=np.load(folder / _PAIRS),
-        hard_negatives=HardNegatives(np.load(folder / _QUERIES), np.load(folder / _HARD, mmap_mode="r"))
-        if (folder / _HARD).exists()
+        pairs=open_array(folder / _PAIRS),
+        hard_negatives=HardNegatives(open_array(folder / _QUERIES), open_array(folder / _HARD))
+        if exists(folder / _HARD)
         else None,
     )
 
@@ -132,9 +137,9 @@ def _run(frame: DataFrame, write: Callable[[Batches], Batches]) -> None:
     frame.mapInArrow(write, "done int").count()
 
 
-def _write_features(folder: Path, width: int) -> Callable[[Batches], Batches]:
+def _write_features(folder: Place, width: int) -> Callable[[Batches], Batches]:
     def write(batches: Batches) -> Batches:
-        with MatrixWriter(folder / _FEATURES) as writer:
+        with ArrayWriter(folder / _FEATURES) as writer:
             for batch in batches:
                 nodes = batch.column("node_id").to_numpy().astype(np.int32)
                 writer.write(nodes, read_vectors(batch.column("features"), width))
@@ -143,9 +148,9 @@ def _write_features(folder: Path, width: int) -> Callable[[Batches], Batches]:
     return write
 
 
-def _write_lists(folder: Path, width: int) -> Callable[[Batches], Batches]:
+def _write_lists(folder: Place, width: int) -> Callable[[Batches], Batches]:
     def write(batches: Batches) -> Batches:
-        with MatrixWriter(folder / _NEIGHBORS) as neighbors, MatrixWriter(folder / _VISITS) as visits:
+        with ArrayWriter(folder / _NEIGHBORS) as neighbors, ArrayWriter(folder / _VISITS) as visits:
             for batch in batches:
                 nodes = batch.column("node").to_numpy().astype(np.int32)
                 for writer, name in ((neighbors, "neighbors"), (visits, "visits")):
@@ -156,13 +161,13 @@ def _write_lists(folder: Path, width: int) -> Callable[[Batches], Batches]:
 
 
 def _write_hard_negatives(
-    graph: Path, walks: config.Walks, hard: config.HardNegatives, seed: int, folder: Path
+    graph: Place, walks: config.Walks, hard: config.HardNegatives, seed: int, folder: Place
 ) -> Callable[[Batches], Batches]:
     def write(batches: Batches) -> Batches:
         csr = BipartiteCsr.open(graph)
-        queries = np.load(folder / _QUERIES, mmap_mode="r")
-        partners = Partners(np.load(folder / _JOINED, mmap_mode="r"))
-        with MatrixWriter(folder / _HARD) as writer:
+        queries = open_array(folder / _QUERIES)
+        partners = Partners(open_array(folder / _JOINED))
+        with ArrayWriter(folder / _HARD) as writer:
             for batch in batches:
                 for block in batch.column("id").to_pylist():
                     low = block * _QUERIES_PER_BLOCK

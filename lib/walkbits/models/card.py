@@ -15,10 +15,8 @@ One update of a layer, for a target node u with neighborhood N(u) (PinSage, algo
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Final, Literal
 
 import numpy as np
@@ -30,6 +28,7 @@ from safetensors.numpy import save as safetensors_bytes
 
 from walkbits.config import Relation, Section
 from walkbits.errors import ModelError
+from walkbits.storage.places import Place, read_bytes, write_bytes
 
 F32 = NDArray[np.float32]
 
@@ -279,7 +278,7 @@ class LoadedModel:
 
 
 def save_model(
-    folder: Path,
+    folder: Place,
     network: Network,
     weights: Mapping[str, F32],
     *,
@@ -305,13 +304,22 @@ def save_model(
         metrics=dict(metrics),
         weights_sha256=hashlib.sha256(data).hexdigest(),
     )
-    folder.mkdir(parents=True, exist_ok=True)
-    _write_whole(folder / WEIGHTS_FILE, data)
-    _write_whole(folder / CARD_FILE, (card.model_dump_json(indent=2) + "\n").encode())
+    write_bytes(folder / WEIGHTS_FILE, data)
+    write_bytes(folder / CARD_FILE, (card.model_dump_json(indent=2) + "\n").encode())
     return card
 
 
-def load_model(folder: Path) -> LoadedModel:
+def copy_model(source: Place, target: Place) -> None:
+    """Put a model's files into another folder, the card last.
+
+    Raises:
+        OSError: a file is missing.
+    """
+    for name in (WEIGHTS_FILE, CARD_FILE):
+        write_bytes(target / name, read_bytes(source / name))
+
+
+def load_model(folder: Place) -> LoadedModel:
     """Read a model folder and refuse whatever the card does not declare.
 
     Raises:
@@ -364,26 +372,16 @@ def _check_weights(network: Network, weights: Mapping[str, F32], where: str) -> 
     return {name: np.ascontiguousarray(weights[name]) for name in declared}
 
 
-def _read_capped(path: Path, limit: int) -> bytes:
+def _read_capped(path: Place, limit: int) -> bytes:
     try:
-        with path.open("rb") as file:
-            data = file.read(limit + 1)
+        data = read_bytes(path, limit + 1)
     except OSError as error:
         raise ModelError(
-            f"model file must be readable, got '{path}' ({error.strerror}); run the train_model stage"
+            f"model file must be readable, got '{path}' ({error.strerror or error}); "
+            "run the train_model stage"
         ) from error
     if len(data) > limit:
         raise ModelError(
             f"model file '{path}' must hold at most {limit} bytes; it is not what its card declares"
         )
     return data
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    """Write beside the target, then rename: a reader sees all of the file or none."""
-    scratch = path.with_suffix(".writing")
-    with scratch.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    scratch.replace(path)

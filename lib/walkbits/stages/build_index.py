@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-
 from pyspark.sql import functions as F
 
 from walkbits.index.buckets import buckets_from_codes
@@ -23,13 +21,10 @@ def run(context: Context) -> list[Written]:
     committed = store.read(CODES, run_id=run_id, code_bits=config.index.lsh_bits)
     buckets = buckets_from_codes(committed.where(F.col("node_type") == ITEM), config.index)
     written.append(store.write(LSH_BUCKETS, buckets, run_id))
-    scratch = context.artifacts("related")
     items = embeddings.where(F.col("node_type") == ITEM)
-    try:
+    with context.scratch("related") as scratch:
         related = related_items(context.spark, items, config.index.num_related, scratch)
         written.append(store.write(RELATED, related, run_id))
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     return written
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-from pathlib import Path
-
 import numpy as np
 from pyspark.sql import functions as F
 
@@ -20,6 +17,7 @@ from walkbits.models import relations_of
 from walkbits.models.card import NodeType
 from walkbits.pipeline import Context, Stage
 from walkbits.schemas import CONTEXT, EDGES, ITEM, NEIGHBORHOODS, NODES
+from walkbits.storage.places import Place
 from walkbits.storage.tables import Written
 
 GRAPH = "graph"
@@ -51,21 +49,16 @@ def run(context: Context) -> list[Written]:
     return written
 
 
-def _walk(context: Context, folder: Path, plan: WalkPlan, walks: Walks) -> Written:
+def _walk(context: Context, folder: Place, plan: WalkPlan, walks: Walks) -> Written:
     """Commit the neighborhoods of a relation by the plan."""
     spark, seed, relation = context.spark, context.config.seed, plan.relation
     if plan.name == "replicated":
         frame = build_neighborhoods(spark, folder, relation, walks, seed)
         return context.store.write(NEIGHBORHOODS, frame, context.run_id, relation=relation)
-    scratch = context.artifacts("walkers")
     num_shards = max(plan.num_shards, spark.sparkContext.defaultParallelism)
-    try:
-        frame = sharded_neighborhoods(
-            spark, folder, relation, walks, seed, scratch.as_uri(), num_shards,
-        )  # fmt: skip
+    with context.spark_scratch() as scratch:
+        frame = sharded_neighborhoods(spark, folder, relation, walks, seed, scratch, num_shards)
         return context.store.write(NEIGHBORHOODS, frame, context.run_id, relation=relation)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def explain(context: Context) -> str:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import shutil
 import time
-from pathlib import Path
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -28,8 +26,7 @@ def run(context: Context) -> list[Written]:
     model = load_run_model(context)
     layers = CommittedLayers(context)
     counts = num_nodes(context)
-    scratch = context.artifacts("layers")
-    try:
+    with context.scratch("layers") as scratch:
         inferred = infer(
             context.spark,
             model,
@@ -42,8 +39,6 @@ def run(context: Context) -> list[Written]:
         )
         embeddings = store.write(EMBEDDINGS, _named(context, inferred.embeddings, counts[ITEM]), run_id)
         inferred.model_rows.check()
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     seen = inferred.model_rows.seen()
     context.measure({f"model_rows[{label}]": (float(count), "rows") for label, count in seen.items()})
     return [*layers.written, embeddings]
@@ -101,7 +96,7 @@ def load_run_model(context: Context) -> LoadedModel:
     Raises:
         ModelError: it is missing, damaged, or reads features of another layout.
     """
-    folder = Path(context.artifacts(MODEL))
+    folder = context.artifacts(MODEL)
     model = load_model(folder)
     expected = feature_schema_hash(context.config.features, context.config.items)
     if model.card.feature_schema != expected:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-import shutil
 
 from walkbits.config import Config
 from walkbits.storage import garbage
+from walkbits.storage.places import remove
 from walkbits.storage.runs import find_run, record_state
 from walkbits.storage.tables import Store
 
@@ -27,7 +27,8 @@ def maintain(store: Store, config: Config) -> list[str]:
     run_ids = garbage.collectable(store, config.maintenance)
     touched = garbage.drop_runs(store, run_ids)
     for run_id in run_ids:
-        shutil.rmtree(config.artifacts_folder / run_id, ignore_errors=True)
+        remove(config.artifacts_folder / run_id)
+        garbage.remove_folder(store.spark, store.scratch(run_id))
         record_state(store, find_run(store, run_id), config, "collected")
     for table in (*garbage.LOGS, *touched):
         if store.exists(table):

@@ -7,10 +7,8 @@ the embeddings have drifted; runs then depend on what was published before them.
 from __future__ import annotations
 
 import logging
-import shutil
 from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
 
 import numpy as np
 from pyspark.sql import functions as F
@@ -22,11 +20,12 @@ from walkbits.graph.features import feature_schema_hash, feature_width
 from walkbits.graph.plan import plan_walks
 from walkbits.models import relations_of
 from walkbits.models.arrays import read_training_arrays, write_hard_negatives, write_training_arrays
-from walkbits.models.card import Card, load_model, save_model
+from walkbits.models.card import Card, copy_model, load_model, save_model
 from walkbits.models.sampling import training_pairs
 from walkbits.pipeline import Context, Stage
 from walkbits.schemas import EDGES, FEATURES, ITEM, LIVE, NEIGHBORHOODS, PUBLICATIONS
 from walkbits.stages.build_neighborhoods import GRAPH, num_nodes
+from walkbits.storage.places import Place
 from walkbits.storage.runs import metric
 from walkbits.storage.tables import Written
 
@@ -76,8 +75,7 @@ def reusable(context: Context) -> str | None:
 def take_over(context: Context, donor: str) -> list[Written]:
     """Copy a run's model to this run."""
     folder = context.artifacts(MODEL)
-    shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(context.artifacts(MODEL, donor), folder)
+    copy_model(context.artifacts(MODEL, donor), folder)
     card = load_model(folder).card
     context.measure({"reused": (1.0, "bool")})
     return [context.artifact_written(MODEL, num_parameters(card))]
@@ -95,8 +93,7 @@ def train_anew(context: Context) -> list[Written]:
 
     config, store, run_id = context.config, context.store, context.run_id
     (relation,) = relations_of(config.model)
-    scratch = context.artifacts("training")
-    try:
+    with context.scratch("training") as scratch:
         write_training_arrays(
             features=store.read(FEATURES, run_id=run_id),
             neighborhoods=store.read(NEIGHBORHOODS, run_id=run_id, relation=relation),
@@ -116,8 +113,6 @@ def train_anew(context: Context) -> list[Written]:
             arrays.features, arrays.neighborhoods, arrays.pairs, config.model, config.training, config.seed,
             lambda line: LOG.info("stage=%s run=%s %s", STAGE.name, run_id, line), arrays.hard_negatives,
         )  # fmt: skip
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     card = save_model(
         context.artifacts(MODEL), trained.network, trained.weights,
         feature_schema=feature_schema_hash(config.features, config.items),
@@ -129,7 +124,7 @@ def train_anew(context: Context) -> list[Written]:
     return [context.artifact_written(MODEL, num_parameters(card))]
 
 
-def mapped_graph(context: Context) -> Path:
+def mapped_graph(context: Context) -> Place:
     """The run's graph folder, for walks on hosts that map it whole.
 
     Raises:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 from delta.tables import DeltaTable
-from pyspark.sql import Window
+from pyspark.sql import SparkSession, Window
 from pyspark.sql import functions as F
 
 from walkbits.config import Maintenance
@@ -43,6 +44,13 @@ def drop_runs(store: Store, run_ids: list[str]) -> list[Table]:
     for table in touched:
         DeltaTable.forPath(store.spark, store.path(table)).delete(F.col("run_id").isin(run_ids))
     return touched
+
+
+def remove_folder(spark: SparkSession, path: str) -> None:
+    """Delete what Spark wrote outside the tables, if it is there."""
+    jvm: Any = spark._jvm
+    folder = jvm.org.apache.hadoop.fs.Path(path)
+    folder.getFileSystem(spark._jsparkSession.sessionState().newHadoopConf()).delete(folder, True)
 
 
 LOGS = (RUNS, STAGE_LOG, RUN_METRICS, PUBLICATIONS)

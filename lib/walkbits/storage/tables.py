@@ -54,9 +54,17 @@ class Store:
     _known: set[str] = field(default_factory=set, compare=False)
 
     def path(self, table: Table) -> str:
-        """Where the table lies; absolute, because Delta takes a relative path for a name."""
+        """Where the table lies."""
+        return self._below(table.name)
+
+    def scratch(self, run_id: str) -> str:
+        """Folder for what Spark writes on the way to a run's tables."""
+        return self._below(f"_scratch_{run_id}")
+
+    def _below(self, name: str) -> str:
+        """Absolute, because Delta takes a relative path for a name."""
         root = self.root if "://" in self.root else str(Path(self.root).resolve())
-        return f"{root}/{table.name}"
+        return f"{root}/{name}"
 
     def exists(self, table: Table) -> bool:
         """Whether the table has been created; never creates anything.

@@ -1,10 +1,8 @@
-"""Vectors on their way between Arrow batches, plain arrays and the mapped matrix of a host."""
+"""Vectors and lists on their way between Arrow batches and plain arrays."""
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -89,63 +87,3 @@ def float_lists(rows: F32) -> pa.Array:
     values = pa.array(flat)
     kind = pa.list_(pa.field("element", pa.float32(), nullable=False))
     return pa.Array.from_buffers(kind, len(rows), [None, pa.py_buffer(offsets)], children=[values])
-
-
-def create_matrix(path: Path, rows: int, width: int, dtype: str = "<f4") -> None:
-    """A .npy file of zeros, fp32 unless `dtype` says "<i4"; sparse on disk until rows are written."""
-    np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=(max(rows, 1), width))
-
-
-def open_matrix(path: Path) -> F32:
-    """The file of `create_matrix`, mapped read-only: fp32 [rows, width]."""
-    return np.asarray(np.load(path, mmap_mode="r"))
-
-
-class MatrixWriter:
-    """Writes rows of a matrix file by position; tasks on any host may write their own rows at once.
-
-    Equal rows may be written twice, as a retried task does.
-    """
-
-    def __init__(self, path: Path) -> None:
-        mapped = np.load(path, mmap_mode="r")
-        self._rows, self._width = mapped.shape
-        self._start, self._dtype = mapped.offset, mapped.dtype
-        # pwrite, not a mapped page: two hosts that share a page over a network file system
-        # would overwrite each other's half of it.
-        self._file = os.open(path, os.O_WRONLY)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._file)
-
-    def write(self, nodes: I32 | I64, rows: F32 | I32) -> None:
-        """Put `rows` [n, width] of the file's type at positions `nodes` [n].
-
-        Raises:
-            InputError: a position outside the matrix.
-        """
-        if not len(nodes):
-            return
-        if int(nodes.min()) < 0 or int(nodes.max()) >= self._rows:
-            raise InputError(
-                f"node must be an index below {self._rows}, got {nodes.min()} to {nodes.max()}; "
-                "infer with the features of the run's own graph"
-            )
-        if (np.diff(nodes) < 0).any():
-            order = np.argsort(nodes, kind="stable")
-            nodes, rows = nodes[order], rows[order]
-        rows = np.ascontiguousarray(rows, self._dtype)
-        starts = np.concatenate([[0], np.flatnonzero(np.diff(nodes) != 1) + 1, [len(nodes)]])
-        for begin, end in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True):
-            self._put(
-                rows[begin:end].reshape(-1).view(np.uint8).data,
-                self._start + int(nodes[begin]) * 4 * self._width,
-            )
-
-    def _put(self, data: memoryview, position: int) -> None:
-        while data:
-            written = os.pwrite(self._file, data, position)
-            data, position = data[written:], position + written

@@ -1,0 +1,369 @@
+"""Arrays that tasks write in parts and hosts map.
+
+In a folder that every host mounts, an array is one .npy file: tasks write their rows in place, and every
+host maps it in place. Below a URI an array is a folder:
+
+    <name>.npy/header.json      shape, type, and the token of this writing
+    <name>.npy/<token>/<part>   rows of one attempt of a task, with their positions
+
+Such storage may know neither writing in place nor renaming. So an attempt writes one object that nobody else
+writes, and which counts once it ends in its own length: a killed one leaves nothing that is read. Retried
+and speculative attempts write the same rows, so duplicates are harmless. The first worker of an executor
+that opens an array assembles its file on the executor's own disk; all its workers map that one.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import io
+import json
+import math
+import os
+import socket
+import struct
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Self
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pyspark import SparkFiles, TaskContext
+
+from walkbits.errors import InputError, WalkbitsError
+from walkbits.storage.places import (
+    Place,
+    Remote,
+    files_below,
+    make_folder,
+    read_bytes,
+    remove,
+    write_bytes,
+)
+
+F32 = NDArray[np.float32]
+I32 = NDArray[np.int32]
+I64 = NDArray[np.int64]
+
+SUFFIX: Final = ".npy"
+"""Every array's name ends so, and no other file's."""
+_HEADER: Final = "header.json"
+_FRAME: Final = struct.Struct("<qq")
+"""Before some rows: how many, and where the first goes; SCATTERED if their positions, int64, follow."""
+_SCATTERED: Final = -1
+_END: Final = struct.Struct("<8sq")
+"""Closes a part: a mark, and the bytes before it."""
+_MARK: Final = b"walkpart"
+_BUFFER: Final = 8 << 20
+_STREAMS: Final = 8
+"""Parts read at once: one stream of an object store does not fill a host's network."""
+
+
+def create_array(array: Place, shape: tuple[int, ...], dtype: Any) -> None:
+    """An array of zeros, in the place of whatever was there; its folder is made."""
+    if isinstance(array, Path):
+        make_folder(array.parent)
+        _allocate(array, shape, np.dtype(dtype))
+        return
+    remove(array)
+    header = _Header(_unique_name(), shape, np.dtype(dtype))
+    make_folder(array / header.token)
+    header.write(array)
+
+
+def create_matrix(matrix: Place, rows: int, width: int, dtype: str = "<f4") -> None:
+    """`create_array` [rows, width], fp32 unless `dtype` says "<i4"; a matrix has at least one row."""
+    create_array(matrix, (max(rows, 1), width), dtype)
+
+
+def save_array(array: Place, values: NDArray[Any]) -> None:
+    """A whole small array at once."""
+    create_array(array, values.shape, values.dtype)
+    with ArrayWriter(array) as writer:
+        writer.write_run(0, values)
+
+
+def open_array(array: Place) -> NDArray[Any]:
+    """The array, mapped read-only.
+
+    Raises:
+        OSError: it is not there.
+        ValueError: it is damaged.
+        WalkbitsError: the executor's disk cannot hold its copy.
+    """
+    return np.asarray(np.load(local(array), mmap_mode="r"))
+
+
+def open_matrix(matrix: Place) -> F32:
+    """The matrix of `create_matrix`, mapped read-only: [rows, width]."""
+    return open_array(matrix)
+
+
+def open_file(file: Place) -> io.BytesIO | io.BufferedReader:
+    """A file to read; an array as the file that hosts map."""
+    if isinstance(file, Remote) and not file.below.endswith(SUFFIX):
+        return io.BytesIO(read_bytes(file))
+    return local(file).open("rb")
+
+
+def files_of(folder: Place) -> list[str]:
+    """Names of a folder's files, sorted, each array being one file."""
+    if isinstance(folder, Path):
+        return files_below(folder)
+    inner, end = f"{SUFFIX}/", f"{SUFFIX}/{_HEADER}"
+    names = [name for name in files_below(folder) if inner not in name or name.endswith(end)]
+    return sorted(name.removesuffix(f"/{_HEADER}") for name in names)
+
+
+class ArrayWriter:
+    """Writes rows of an array by position; tasks on any host may write their own rows at once.
+
+    Equal rows may be written twice, as a retried task does. Below a URI the rows are there once the
+    `with` ends without an exception.
+    """
+
+    def __init__(self, array: Place) -> None:
+        self._sink = _InPlace(array) if isinstance(array, Path) else _Part(array)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._sink.close(whole=kind is None)
+
+    def write(self, nodes: I32 | I64, rows: NDArray[Any]) -> None:
+        """Put `rows` [n, ...] of the array's type at positions `nodes` [n].
+
+        Raises:
+            InputError: a position outside the array.
+        """
+        if not len(nodes):
+            return
+        length = self._sink.shape[0]
+        if int(nodes.min()) < 0 or int(nodes.max()) >= length:
+            raise InputError(
+                f"node must be an index below {length}, got {nodes.min()} to {nodes.max()}; "
+                "infer with the features of the run's own graph"
+            )
+        if (np.diff(nodes) < 0).any():
+            order = np.argsort(nodes, kind="stable")
+            nodes, rows = nodes[order], rows[order]
+        self._sink.put(nodes, np.ascontiguousarray(rows, self._sink.dtype))
+
+    def write_run(self, first: int, rows: NDArray[Any]) -> None:
+        """Put `rows` [n, ...] at positions first, first + 1, ..."""
+        if len(rows):
+            self._sink.put_run(first, np.ascontiguousarray(rows, self._sink.dtype))
+
+    def sync(self) -> None:
+        """Have what was written survive a crash of this host; below a URI the end of the `with` does."""
+        self._sink.sync()
+
+
+class _InPlace:
+    """Rows into the one file."""
+
+    def __init__(self, path: Path) -> None:
+        mapped = np.load(path, mmap_mode="r")
+        self.shape, self.dtype, self._start = mapped.shape, mapped.dtype, mapped.offset
+        self._row_bytes = self.dtype.itemsize * math.prod(self.shape[1:])
+        # pwrite, not a mapped page: two hosts that share a page over a network file system
+        # would overwrite each other's half of it.
+        self._file = os.open(path, os.O_WRONLY)
+
+    def put(self, nodes: I32 | I64, rows: NDArray[Any]) -> None:
+        """Ascending positions, a stretch of consecutive ones at a time."""
+        starts = np.concatenate([[0], np.flatnonzero(np.diff(nodes) != 1) + 1, [len(nodes)]])
+        for begin, end in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True):
+            self.put_run(int(nodes[begin]), rows[begin:end])
+
+    def put_run(self, first: int, rows: NDArray[Any]) -> None:
+        data, position = _bytes(rows), self._start + first * self._row_bytes
+        while data:
+            written = os.pwrite(self._file, data, position)
+            data, position = data[written:], position + written
+
+    def sync(self) -> None:
+        os.fsync(self._file)
+
+    def close(self, whole: bool) -> None:
+        os.close(self._file)
+
+
+class _Part:
+    """Rows into an object of this attempt's own, made when the first come."""
+
+    def __init__(self, array: Remote) -> None:
+        header = _Header.read(array)
+        self.shape, self.dtype = header.shape, header.dtype
+        self._place = array / header.token / _unique_name()
+        self._stream: Any = None
+        self._size = 0
+
+    def put(self, nodes: I32 | I64, rows: NDArray[Any]) -> None:
+        """Ascending positions."""
+        if int(nodes[-1]) - int(nodes[0]) + 1 == len(nodes) and (np.diff(nodes) == 1).all():
+            self.put_run(int(nodes[0]), rows)
+        else:
+            self._append(_FRAME.pack(len(rows), _SCATTERED), _bytes(nodes.astype("<i8")), _bytes(rows))
+
+    def put_run(self, first: int, rows: NDArray[Any]) -> None:
+        self._append(_FRAME.pack(len(rows), first), _bytes(rows))
+
+    def _append(self, *pieces: bytes | memoryview) -> None:
+        if self._stream is None:
+            system, path = self._place.open()
+            self._stream = system.open_output_stream(path, buffer_size=_BUFFER)
+        for piece in pieces:
+            self._stream.write(piece)
+            self._size += len(piece)
+
+    def sync(self) -> None:
+        """Nothing is there before the end."""
+
+    def close(self, whole: bool) -> None:
+        """Close the object; without its end, which no reader takes for a part, after an exception."""
+        if self._stream is not None:
+            if whole:
+                self._stream.write(_END.pack(_MARK, self._size))
+            self._stream.close()
+
+
+def local(array: Place) -> Path:
+    """The array as a file that this host maps: itself, or this executor's copy, made where it is missing.
+
+    Raises:
+        OSError: it is not there.
+        WalkbitsError: the executor's disk cannot hold the copy.
+    """
+    return array if isinstance(array, Path) else _copied(array, _disks())
+
+
+def _disks() -> list[Path]:
+    """Where this executor, or the driver, spills; Spark removes it with them."""
+    if TaskContext.get() is None:
+        return [Path(SparkFiles.getRootDirectory())]
+    return [Path(disk) for disk in os.environ["SPARK_LOCAL_DIRS"].split(",")]
+
+
+def _copied(array: Remote, disks: Sequence[Path]) -> Path:
+    header = _Header.read(array)
+    folder = disks[int(header.token, 16) % len(disks)] / "walkbits"  # all workers look on one disk
+    copy = folder / f"{header.token}{SUFFIX}"
+    if not copy.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with _locked(folder / "lock"):
+            if not copy.exists():
+                _drop_stale(folder)
+                _assemble(array, header, copy)
+    return copy
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """One process at a time; a killed one lets go."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _drop_stale(folder: Path) -> None:
+    """Delete the copies of arrays that the driver has dropped or made anew."""
+    for source in folder.glob("*.source"):
+        array = Remote(*json.loads(source.read_text(encoding="utf-8")))
+        try:
+            token = _Header.read(array).token
+        except (FileNotFoundError, ValueError):
+            token = None
+        if token != source.stem:
+            for suffix in (SUFFIX, ".writing", ".source"):
+                source.with_suffix(suffix).unlink(missing_ok=True)
+
+
+def _assemble(array: Remote, header: _Header, copy: Path) -> None:
+    copy.with_suffix(".source").write_text(json.dumps([array.base, array.below]), encoding="utf-8")
+    writing = copy.with_suffix(".writing")
+    _allocate(writing, header.shape, header.dtype)
+    with writing.open("r+b") as file:
+        size = os.fstat(file.fileno()).st_size
+        try:
+            # A mapped page that finds no room would kill the worker without a word.
+            os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            raise WalkbitsError(
+                f"spark.local.dir must have room for what a host maps, got '{copy.parent}' without the "
+                f"{size:,} bytes of '{array}' ({error.strerror}); name a larger disk"
+            ) from error
+    rows = np.lib.format.open_memmap(writing, mode="r+")
+    parts = array / header.token
+    with ThreadPoolExecutor(_STREAMS) as pool:
+        for _ in pool.map(lambda name: _take(parts / name, rows), files_below(parts)):
+            pass
+    writing.rename(copy)
+
+
+def _take(part: Remote, rows: NDArray[Any]) -> None:
+    """Put the rows of a part where they belong; of a torn one, none."""
+    system, path = part.open()
+    with system.open_input_file(path) as file:
+        left = file.size() - _END.size
+        if left < 0 or file.read_at(_END.size, left) != _END.pack(_MARK, left):
+            return
+        file.seek(0)
+        stream = pa.BufferedInputStream(file, _BUFFER)
+        row_bytes = rows.dtype.itemsize * math.prod(rows.shape[1:])
+        while left:
+            count, first = _FRAME.unpack(stream.read(_FRAME.size))
+            left -= _FRAME.size + count * row_bytes
+            where: slice | I64 = slice(first, first + count)
+            if first == _SCATTERED:
+                where = np.frombuffer(stream.read(8 * count), "<i8")
+                left -= 8 * count
+            data = np.frombuffer(stream.read(count * row_bytes), rows.dtype)
+            rows[where] = data.reshape(count, *rows.shape[1:])
+
+
+@dataclass(frozen=True)
+class _Header:
+    """What an array below a URI is.
+
+    Attributes:
+        token: Of this writing; an array that is made anew gets another, and so other copies.
+    """
+
+    token: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    @classmethod
+    def read(cls, array: Remote) -> _Header:
+        header = json.loads(read_bytes(array / _HEADER))
+        return cls(header["token"], tuple(header["shape"]), np.dtype(header["dtype"]))
+
+    def write(self, array: Remote) -> None:
+        header = {"token": self.token, "shape": self.shape, "dtype": self.dtype.str}
+        write_bytes(array / _HEADER, json.dumps(header).encode())
+
+
+def _unique_name() -> str:
+    """32 hex digits of this host, process and moment: names need no draw."""
+    here = f"{socket.gethostname()} {os.getpid()} {time.time_ns()}"
+    return hashlib.sha256(here.encode()).hexdigest()[:32]
+
+
+def _allocate(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    """A .npy file of zeros, sparse until it is written."""
+    with path.open("wb") as file:
+        descr = np.lib.format.dtype_to_descr(dtype)
+        header = {"descr": descr, "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        file.truncate(file.tell() + math.prod(shape) * dtype.itemsize)
+
+
+def _bytes(values: NDArray[Any]) -> memoryview:
+    return values.reshape(-1).view(np.uint8).data

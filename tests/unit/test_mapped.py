@@ -1,0 +1,174 @@
+"""Arrays of a plain folder and below a URI: equal files for hosts to map, whatever becomes of the writers."""
+
+from __future__ import annotations
+
+import multiprocessing
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from walkbits.errors import ConfigError, InputError, WalkbitsError
+from walkbits.storage import mapped, places
+from walkbits.storage.mapped import (
+    ArrayWriter,
+    create_array,
+    create_matrix,
+    files_of,
+    local,
+    open_array,
+    open_file,
+    open_matrix,
+    save_array,
+)
+from walkbits.storage.places import Place, Remote, check_reachable, place_of, read_bytes, remove, write_bytes
+
+X = np.arange(18, dtype=np.float32).reshape(9, 2)
+
+
+@pytest.fixture(autouse=True)
+def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Stands for an executor's disk; copies lie in one folder of it."""
+    monkeypatch.setattr(mapped, "_disks", lambda: [tmp_path / "disk"])
+    return tmp_path / "disk" / "walkbits"
+
+
+@pytest.fixture(params=["path", "uri"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """One place for artifacts, by path and by URI."""
+    path = tmp_path / "artifacts"
+    return place_of(str(path) if request.param == "path" else path.as_uri())
+
+
+def copies(disk: Path) -> set[str]:
+    return {path.name for path in disk.glob("*.npy")}
+
+
+@given(order=st.permutations(range(9)), remote=st.booleans())
+@settings(deadline=None)
+def test_a_matrix_takes_rows_in_any_order(
+    tmp_path_factory: pytest.TempPathFactory, order: list[int], remote: bool
+) -> None:
+    path = tmp_path_factory.mktemp("matrix")
+    matrix = place_of(path.as_uri() if remote else str(path)) / "m.npy"
+    create_matrix(matrix, 9, 2)
+    for part in (order[:4], order[4:], order[:2]):  # a retried task writes its rows once more
+        with ArrayWriter(matrix) as file:
+            file.write(np.array(part, np.int32), X[part])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mapped, "_disks", lambda: [path / "disk"])
+        np.testing.assert_array_equal(open_matrix(matrix), X)
+
+
+@pytest.mark.parametrize("node", [-1, 3])
+def test_a_row_outside_the_matrix_is_refused(folder: Place, node: int) -> None:
+    create_matrix(folder / "m.npy", 3, 1)
+    with ArrayWriter(folder / "m.npy") as file, pytest.raises(InputError, match="index below 3"):
+        file.write(np.array([node], np.int32), np.ones((1, 1), np.float32))
+
+
+@pytest.mark.parametrize("length", [0, 1, 7])
+def test_files_and_their_bytes_do_not_depend_on_the_place(folder: Place, tmp_path: Path, length: int) -> None:
+    values = np.arange(length)
+    np.save(tmp_path / "expected.npy", values)
+    save_array(folder / "a.npy", values)
+    write_bytes(folder / "meta.json", b"{}")
+    write_bytes(folder / "meta.json", b"[]")
+    assert files_of(folder) == ["a.npy", "meta.json"]
+    with open_file(folder / "a.npy") as array, open_file(folder / "meta.json") as small:
+        assert array.read() == (tmp_path / "expected.npy").read_bytes()
+        assert small.read() == read_bytes(folder / "meta.json") == b"[]"
+    np.testing.assert_array_equal(open_array(folder / "a.npy"), values)
+
+
+def test_an_attempt_that_fails_or_is_killed_leaves_no_row_behind(tmp_path: Path) -> None:
+    array = Remote(tmp_path.as_uri()) / "a.npy"
+    create_array(array, (4,), np.int64)
+    parts = next(path for path in (tmp_path / "a.npy").iterdir() if path.is_dir())
+    failed = ArrayWriter(array)
+    failed.write_run(0, np.full(4, 7))
+    failed.__exit__(KeyboardInterrupt)
+    with ArrayWriter(array) as whole:
+        whole.write(np.array([3, 1]), np.array([13, 11]))
+    (part,) = (path for path in parts.iterdir() if mapped._MARK in path.read_bytes())
+    for cut in (0, 5, len(part.read_bytes()) - 1):  # what a file system shows of a killed writer
+        (parts / f"killed{cut}").write_bytes(part.read_bytes()[:cut])
+    assert len([*parts.iterdir()]) == 5
+    assert open_array(array).tolist() == [0, 11, 0, 13]
+
+
+def assembled(array: Remote, disk: Path, started: object, names: object) -> None:
+    started.wait()  # type: ignore[attr-defined]
+    copy = mapped._copied(array, [disk])
+    names.put((copy.name, copy.stat().st_ino))  # type: ignore[attr-defined]
+
+
+def test_workers_that_open_an_array_at_once_map_one_copy(tmp_path: Path) -> None:
+    array = Remote((tmp_path / "far").as_uri()) / "a.npy"
+    save_array(array, np.arange(1 << 20))
+    spawn = multiprocessing.get_context("spawn")
+    started, names = spawn.Barrier(2), spawn.Queue()
+    workers = [
+        spawn.Process(target=assembled, args=(array, tmp_path / "disk", started, names)) for _ in range(2)
+    ]
+    for worker in workers:
+        worker.start()
+    assert names.get(timeout=60) == names.get(timeout=60)
+    for worker in workers:
+        worker.join()
+    np.testing.assert_array_equal(open_array(array), np.arange(1 << 20))
+
+
+def test_copies_of_dropped_arrays_go_when_the_next_one_is_made(tmp_path: Path, disk: Path) -> None:
+    folder = Remote((tmp_path / "far").as_uri())
+    for name in ("kept", "dropped", "made anew"):
+        save_array(folder / f"{name}.npy", np.arange(3))
+        local(folder / f"{name}.npy")
+    before = copies(disk)
+    assert len(before) == 3
+    remove(folder / "dropped.npy")
+    save_array(folder / "made anew.npy", np.arange(5))
+    assert open_array(folder / "made anew.npy").tolist() == [0, 1, 2, 3, 4]
+    assert len(copies(disk)) == 2
+    assert copies(disk) & before == {local(folder / "kept.npy").name}
+    assert len([*disk.glob("*.source")]) == 2
+
+
+def test_a_full_disk_is_named(tmp_path: Path, disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    array = Remote((tmp_path / "far").as_uri()) / "a.npy"
+    save_array(array, np.arange(3))
+
+    def full(*_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", full)
+    with pytest.raises(WalkbitsError, match=r"spark\.local\.dir must have room.*No space left.*larger disk"):
+        open_array(array)
+    assert not copies(disk)
+
+
+def test_options_of_a_uri_stay_at_its_end_and_are_not_shown() -> None:
+    place = place_of("s3://key:secret@bucket/walkbits/?region=eu-west-1") / "run" / "graph"
+    assert place == Remote("s3://key:secret@bucket/walkbits/?region=eu-west-1", "/run/graph")
+    assert str(place) == "s3://bucket/walkbits/run/graph"
+
+
+def test_storage_that_cannot_serve_is_refused_with_the_reason(tmp_path: Path) -> None:
+    check_reachable(place_of(str(tmp_path / "none")))
+    check_reachable(place_of((tmp_path / "new").as_uri()))
+    assert [*(tmp_path / "new").iterdir()] == []
+    with pytest.raises(ConfigError, match=r"artifacts must be.* got 's3a://bucket/x' \(Unrecognized.*s3a"):
+        check_reachable(place_of("s3a://bucket/x"))
+    (tmp_path / "file").touch()
+    with pytest.raises(WalkbitsError, match="artifacts must be storage that every host can write, got 'file"):
+        check_reachable(place_of((tmp_path / "file" / "x").as_uri()))
+
+
+def test_removing_what_is_not_there_is_no_error(folder: Place) -> None:
+    remove(folder)
+    write_bytes(folder / "a" / "b", b"x")
+    assert places.exists(folder / "a")
+    remove(folder / "a")
+    assert not places.exists(folder / "a")
+    assert places.files_below(folder / "a") == []
