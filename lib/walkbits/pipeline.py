@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -263,5 +264,5 @@ def folder_digest(folder: Place) -> tuple[int, str]:
         digest.update(name.encode())
         with open_file(folder / name) as stream:
             digest.update(hashlib.file_digest(stream, "sha256").digest())
-            size += stream.tell()
+            size += stream.seek(0, os.SEEK_END)
     return size, digest.hexdigest() if files else ""

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from walkbits.errors import ConfigError, InputError, WalkbitsError
+from walkbits.pipeline import folder_digest
 from walkbits.storage import mapped, places
 from walkbits.storage.mapped import (
     ArrayWriter,
@@ -71,13 +72,16 @@ def test_a_row_outside_the_matrix_is_refused(folder: Place, node: int) -> None:
 @pytest.mark.parametrize("length", [0, 1, 7])
 def test_files_and_their_bytes_do_not_depend_on_the_place(folder: Place, tmp_path: Path, length: int) -> None:
     values = np.arange(length)
-    np.save(tmp_path / "expected.npy", values)
+    expected = tmp_path / "expected"
+    write_bytes(expected / "meta.json", b"[]")
+    np.save(expected / "a.npy", values)
     save_array(folder / "a.npy", values)
     write_bytes(folder / "meta.json", b"{}")
     write_bytes(folder / "meta.json", b"[]")
+    assert folder_digest(folder) == folder_digest(expected)
     assert files_of(folder) == ["a.npy", "meta.json"]
     with open_file(folder / "a.npy") as array, open_file(folder / "meta.json") as small:
-        assert array.read() == (tmp_path / "expected.npy").read_bytes()
+        assert array.read() == (expected / "a.npy").read_bytes()
         assert small.read() == read_bytes(folder / "meta.json") == b"[]"
     np.testing.assert_array_equal(open_array(folder / "a.npy"), values)
 
