@@ -65,7 +65,7 @@ def by_tasks(
     common: dict[str, Any] = {
         "weights": SimpleNamespace(value=weights),
         "block_size": block_size,
-        "model_rows": SimpleNamespace(report=lambda label, rows: None),
+        "model_rows": SimpleNamespace(report=lambda *_: None),
     }
     width, read = graph.features.shape[1], []
     for number, (update,) in enumerate(network.layers):

@@ -179,7 +179,7 @@ class _Leaver:
     """Pooled rows to rows of the layer, landed for the next one, or to embeddings."""
 
     def __init__(self, task: Convolve, lander: Lander) -> None:
-        self._task, self._lander, self._rows = task, lander, 0
+        self._task, self._lander, self._rows, self._node_sum = task, lander, 0, 0
         self._own = open_matrix(task.own) if task.own else None
         self._finish = _Finisher(task.finish, task.weights.value) if task.finish else None
 
@@ -200,7 +200,8 @@ class _Leaver:
         out = in_blocks(nodes, task.block_size, leave)
         self._lander.write(nodes, out)
         self._rows += len(nodes)
-        task.model_rows.report(task.label, self._rows)
+        self._node_sum += int(nodes.sum(dtype=np.int64))
+        task.model_rows.report(task.label, self._rows, self._node_sum)
         return _rows_out(update.target, nodes, out, embedding=self._finish is not None)
 
 

@@ -10,8 +10,8 @@ from pyspark.sql import SparkSession
 
 from walkbits.errors import WalkbitsError
 
-Counts = dict[tuple[str, int, int], int]
-"""(pass, stage, partition) -> rows."""
+Counts = dict[tuple[str, int, int], tuple[int, int | None]]
+"""(pass, stage, partition) -> rows, and the sum of their nodes where the pass tells it."""
 
 
 class _Merge(AccumulatorParam[Counts]):
@@ -36,18 +36,28 @@ class ModelRows:
         self.expected = dict(expected)
         self._counts: Accumulator[Counts] = spark.sparkContext.accumulator({}, _Merge())
 
-    def report(self, label: str, rows: int) -> None:
-        """In a task: rows of the pass that this partition has computed so far."""
+    def report(self, label: str, rows: int, node_sum: int | None = None) -> None:
+        """In a task: rows of the pass that this partition has computed so far, and the sum of their nodes.
+
+        The sum tells a node that came twice, where another is missing, from a whole pass.
+        """
         task = TaskContext.get()
         assert task is not None, "rows are reported by tasks"
-        self._counts.add({(label, task.stageId(), task.partitionId()): rows})
+        self._counts.add({(label, task.stageId(), task.partitionId()): (rows, node_sum)})
 
     def seen(self) -> dict[str, int]:
         """On the driver: rows per pass, so far."""
         totals = dict.fromkeys(self.expected, 0)
-        for (label, _, _), rows in self._counts.value.items():
+        for (label, _, _), (rows, _) in self._counts.value.items():
             totals[label] += rows
         return totals
+
+    def _doubled(self, label: str) -> bool:
+        """Whether the nodes of a pass, by their sum, are not each of 0, 1, ... once."""
+        told = (of for (name, _, _), (_, of) in self._counts.value.items() if name == label)
+        sums = [of for of in told if of is not None]
+        nodes = self.expected[label]
+        return bool(sums) and sum(sums) != nodes * (nodes - 1) // 2
 
     def check(self, passes: Iterable[str] | None = None) -> None:
         """Raise WalkbitsError unless every pass, or each of the named ones, computed each node once."""
@@ -55,7 +65,7 @@ class ModelRows:
         wrong = {
             label: (seen[label], self.expected[label])
             for label in (self.expected if passes is None else passes)
-            if seen[label] != self.expected[label]
+            if seen[label] != self.expected[label] or self._doubled(label)
         }
         if wrong:
             raise WalkbitsError(
