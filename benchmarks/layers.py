@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Final
@@ -28,7 +28,6 @@ import numpy as np
 import pyarrow as pa
 from measure import Figures, PeakMemory, seconds
 from numpy.typing import NDArray
-from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from walkbits import config
 from walkbits.inference.layers import infer
@@ -37,8 +36,11 @@ from walkbits.models.card import Card, LoadedModel
 from walkbits.models.pinsage import PinSage
 from walkbits.progress import cost, spark_stages
 from walkbits.rng import draw, uniform
-from walkbits.schemas import EMBEDDINGS, FEATURES, NEIGHBORHOODS, REPRESENTATIONS
+from walkbits.schemas import EMBEDDINGS, FEATURES, NEIGHBORHOODS, NODES, REPRESENTATIONS
 from walkbits.session import get_session
+from walkbits.stages.infer_layers import Name, item_features, neighborhoods
+from walkbits.storage.names import Names
+from walkbits.storage.rows import Rows
 from walkbits.storage.tables import Store
 from walkbits.storage.vectors import binary_array, float_lists, read_lists, read_vectors
 
@@ -74,7 +76,7 @@ def blocks(num_nodes: int) -> Iterator[NDArray[np.int64]]:
 
 
 def write_tables(store: Store, num_nodes: int, run_id: str) -> None:
-    """Features and neighborhoods as the stages before would have left them."""
+    """Nodes, features and neighborhoods as the stages before would have left them."""
 
     def make(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
@@ -95,7 +97,13 @@ def write_tables(store: Store, num_nodes: int, run_id: str) -> None:
     rows = starts.mapInArrow(make, schema)
     store.write(FEATURES, rows.select("node_id", "features"), run_id)
     lists = rows.select(F.col("node_id").cast("int").alias("node"), "neighbors", "visits")
-    store.write(NEIGHBORHOODS, lists, run_id, relation="item_from_item")
+    store.write_rows(NEIGHBORHOODS, [Rows.of(lists)], run_id, relation="item_from_item")
+    nodes = store.spark.range(num_nodes).select(
+        F.lit("item").alias("node_type"), F.col("id").alias("node_id"),
+        F.col("id").cast("string").alias("external_id"), F.lit(None).alias("name"),
+        F.col("id").alias("node_key"), F.lit(T).alias("degree"),
+    )  # fmt: skip
+    store.write(NODES, nodes, run_id)
 
 
 def model() -> LoadedModel:
@@ -152,18 +160,18 @@ class Committed:
         """None: every run is whole."""
         return 0
 
-    def write(self, rows: DataFrame, layer: int) -> None:
+    def write(self, parts: Sequence[Rows], layer: int) -> None:
         """Commit."""
-        self.store.write(REPRESENTATIONS, rows, self.run_id, layer=layer)
+        self.store.write_rows(REPRESENTATIONS, parts, self.run_id, layer=layer)
         self.marks.append(time.perf_counter())
 
     def finish(self, layer: int) -> None:
         """Nothing to remember."""
 
-    def read(self, layer: int) -> DataFrame:
+    def read(self, layer: int, node_type: str) -> Rows:
         """As committed."""
-        rows = self.store.read(REPRESENTATIONS, run_id=self.run_id, layer=layer)
-        return rows.select("node_type", "node", "representation")
+        where = {"run_id": self.run_id, "layer": layer, "node_type": node_type}
+        return self.store.scan(REPRESENTATIONS, ("node", "representation"), **where)
 
 
 def engine(
@@ -178,22 +186,20 @@ def engine(
     folder, layers = Path(store.root) / "_layers", Committed(store, run_id)
     group = f"layers {run_id}"
     store.spark.sparkContext.setJobGroup(group, group)
-    features = store.read(FEATURES, run_id=inputs)
     inferred = infer(
         store.spark,
         model(),
-        {"item": features.select(F.col("node_id").cast("int").alias("node"), "features")},
+        {"item": item_features(store, inputs)},
         {"item": num_nodes},
-        lambda relation: store.read(NEIGHBORHOODS, run_id=inputs, relation=relation),
+        lambda relation: neighborhoods(store, inputs, relation),
         inference,
         folder,
         layers,
     )
-    named = inferred.embeddings.select(
-        "node_type", F.col("node").cast("bigint").alias("node_id"),
-        F.col("node").cast("string").alias("external_id"), "embedding",
-    )  # fmt: skip
-    store.write(EMBEDDINGS, named, run_id)
+    names = Names(folder / "names", num_nodes)
+    names.write(store.read(NODES, run_id=inputs).select("node_id", "external_id"))
+    named = [part.then(Name(names, num_nodes).run, Name.schema) for part in inferred.parts]
+    store.write_rows(EMBEDDINGS, named, run_id)
     marks = [*layers.marks, time.perf_counter()]
     inferred.model_rows.check()
     sent = 0

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.resources
+import itertools
 import json
 import subprocess
 import tempfile
@@ -30,7 +31,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from measure import ROOT, Figures, PeakMemory, median, seconds
 from power_law import power_law_graph
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 from walkbits.config import Walks
 from walkbits.graph import walks as kernel
@@ -39,6 +40,7 @@ from walkbits.graph.csr import Adjacency, BipartiteCsr
 from walkbits.graph.neighborhoods import build_neighborhoods
 from walkbits.schemas import NEIGHBORHOODS
 from walkbits.session import get_session
+from walkbits.storage.rows import Rows
 from walkbits.storage.tables import Store
 
 PEER_PYTHON = ROOT / ".cache" / "bench-dgl" / "bin" / "python"
@@ -47,6 +49,7 @@ WALKS = Walks(num_walks=100, walk_length=5, num_neighbors=50)
 HOPS = 2 * WALKS.num_walks * WALKS.walk_length
 """Edge steps of one node: out and home for each visit."""
 SEED = 1
+RUNS = itertools.count()
 
 
 def main() -> None:
@@ -154,16 +157,19 @@ def measure_stage(
 ) -> dict[str, float]:
     """The Spark stage, cold, warm, without its Delta write, and at other sizes."""
 
-    def stage(n: int) -> DataFrame:
+    def stage(n: int) -> Rows:
         return build_neighborhoods(spark, graphs[n], "item_from_item", WALKS, SEED)
 
     def write(n: int) -> None:
         write_stage(stage(n), scratch)
 
+    def unwritten_stage(n: int) -> None:
+        stage(n).to_frame().write.format("noop").mode("overwrite").save()
+
     with PeakMemory() as peak:
         cold = seconds(lambda: write(items))
         warm = median(lambda: write(items), repeats)
-        unwritten = median(lambda: stage(items).write.format("noop").mode("overwrite").save(), repeats)
+        unwritten = median(lambda: unwritten_stage(items), repeats)
         growth = {n: warm if n == items else median(lambda n=n: write(n), repeats) for n in graphs}
     per_million = {n: spent / n * 1e6 for n, spent in growth.items()}
     return {
@@ -178,10 +184,10 @@ def measure_stage(
     }
 
 
-def write_stage(rows: DataFrame, scratch: Path) -> None:
-    """Commit neighborhoods to a Delta table."""
-    store = Store(rows.sparkSession, str(scratch / "tables"))
-    store.write(NEIGHBORHOODS, rows.drop("relation"), "bench", relation="item_from_item")
+def write_stage(rows: Rows, scratch: Path) -> None:
+    """Commit neighborhoods to a Delta table, under a run of their own as every day does."""
+    store = Store(rows.frame.sparkSession, str(scratch / "tables"))
+    store.write_rows(NEIGHBORHOODS, [rows], f"run{next(RUNS)}", relation="item_from_item")
 
 
 def measure_promotions(spark: SparkSession, scratch: Path) -> dict[str, float]:

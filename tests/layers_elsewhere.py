@@ -22,6 +22,7 @@ from walkbits.inference.convolving import Convolve, ConvolveBlock
 from walkbits.models.card import Card, LoadedModel
 from walkbits.models.pinsage import PinSage
 from walkbits.storage.places import Place, Remote, place_of
+from walkbits.storage.rows import Rows
 
 NODES = 70
 BUDGETS = {"all": None, "half": NODES * 6 * 2}
@@ -65,9 +66,9 @@ def embeddings(spark: SparkSession, folder: Path, artifacts: Place, budget: str)
     inferred = layers.infer(
         spark,
         LoadedModel(card, weights),
-        {"item": spark.createDataFrame(features, "node int, features binary").repartition(3)},
+        {"item": Rows.of(spark.createDataFrame(features, "node int, features binary").repartition(3))},
         {"item": NODES},
-        lambda relation: spark.createDataFrame(rows, schema).repartition(3),
+        lambda relation: Rows.of(spark.createDataFrame(rows, schema).repartition(3)),
         config.Inference(block_size=16, cache_bytes=BUDGETS[budget]),
         artifacts / budget,
         ParquetLayers(spark, folder),

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
+from walkbits.storage.rows import Rows, union_of
 
 
 class ParquetLayers:
@@ -18,12 +21,13 @@ class ParquetLayers:
     def finished(self) -> int:
         return self.kept
 
-    def write(self, rows: DataFrame, layer: int) -> None:
-        rows.write.parquet(str(self.folder / f"layer={layer}"))
+    def write(self, parts: Sequence[Rows], layer: int) -> None:
+        union_of(parts).write.parquet(str(self.folder / f"layer={layer}"))
         self.written.append(layer)
 
     def finish(self, layer: int) -> None:
         self.proven.append(layer)
 
-    def read(self, layer: int) -> DataFrame:
-        return self.spark.read.parquet(str(self.folder / f"layer={layer}"))
+    def read(self, layer: int, node_type: str) -> Rows:
+        rows = self.spark.read.parquet(str(self.folder / f"layer={layer}"))
+        return Rows.of(rows.where(F.col("node_type") == node_type).select("node", "representation"))

@@ -67,7 +67,7 @@ if __name__ == "__main__":
     rows = module.build_neighborhoods(
         session, SlowOnce(folder / "graph"), "item_from_item", WALKS, SEED, PARTITIONS
     )
-    pq.write_table(rows.toArrow(), folder / "rows.parquet")
+    pq.write_table(rows.to_frame().toArrow(), folder / "rows.parquet")
     session.sparkContext._jsc.sc().listenerBus().waitUntilEmpty()
     sys.stdout.write(f"speculative={speculative_tasks(session, 'walks')}\n")
     session.stop()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from walkbits.errors import EmptyInputError, InputError, WalkbitsError
 from walkbits.schemas import CODES, NEIGHBORHOODS, RUN_METRICS, TABLES, Table
+from walkbits.storage.rows import Rows
 from walkbits.storage.tables import Store, Written, check_writable, output_name, parse_output, utc_now
 
 RUN, OTHER = "20260101-aaaaaaaa-a1", "20260102-bbbbbbbb-a1"
@@ -76,12 +77,26 @@ def operations(store: Store) -> list[str]:
     return [one["operationParameters"]["mode"] for one in reversed(history) if one["operation"] == "WRITE"]
 
 
-def test_only_a_partition_that_was_written_before_is_replaced(store: Store, spark: SparkSession) -> None:
+Write = Callable[[Store, DataFrame], Written]
+
+
+def by_spark(store: Store, frame: DataFrame) -> Written:
+    return store.write(NEIGHBORHOODS, frame, RUN, relation="item_from_item")
+
+
+def by_tasks(store: Store, frame: DataFrame) -> Written:
+    return store.write_rows(NEIGHBORHOODS, [Rows.of(frame)], RUN, relation="item_from_item")
+
+
+@pytest.mark.parametrize("write", [by_spark, by_tasks])
+def test_only_a_partition_that_was_written_before_is_replaced(
+    store: Store, spark: SparkSession, write: Write
+) -> None:
     """Also by a driver that has seen nothing of the first write, and after the rows were deleted."""
     for times in (1, 2, 3):
         fresh = Store(spark, store.root)
         frame = neighborhoods(spark, [(node, [1], [1]) for node in range(times)])
-        written = fresh.write(NEIGHBORHOODS, frame, RUN, relation="item_from_item")
+        written = write(fresh, frame)
         assert (written.rows, written.delta_version) == (times, 2 * times - 1)
         assert written.bytes > 0
         assert store.fingerprint(NEIGHBORHOODS, RUN, relation="item_from_item") == (
@@ -92,7 +107,10 @@ def test_only_a_partition_that_was_written_before_is_replaced(store: Store, spar
     assert operations(store) == ["Append", "Overwrite", "Overwrite"]
 
 
-def test_a_first_write_that_another_driver_overtakes_is_refused(store: Store, spark: SparkSession) -> None:
+@pytest.mark.parametrize("write", [by_spark, by_tasks])
+def test_a_first_write_that_another_driver_overtakes_is_refused(
+    store: Store, spark: SparkSession, write: Write
+) -> None:
     """Two drivers resume one run: the later commit of a first write must not add its rows to the other's."""
     store.ensure(NEIGHBORHOODS)
     frame = neighborhoods(spark, [(0, [1], [1])])
@@ -106,13 +124,13 @@ def test_a_first_write_that_another_driver_overtakes_is_refused(store: Store, sp
 
     def slow() -> Written:
         waiting = frame.coalesce(1).mapInArrow(overtake, frame.schema)  # leaves the other core to the winner
-        return Store(spark, store.root).write(NEIGHBORHOODS, waiting, RUN, relation="item_from_item")
+        return write(Store(spark, store.root), waiting)
 
     with ThreadPoolExecutor(1) as other:
         pending = other.submit(slow)
         while not started.exists():
             time.sleep(0.05)
-        winner = store.write(NEIGHBORHOODS, frame, RUN, relation="item_from_item")
+        winner = write(store, frame)
         overtaken.touch()
         with pytest.raises(PySparkException, match="DELTA_CONCURRENT_TRANSACTION"):
             pending.result()

@@ -16,13 +16,14 @@ import torch
 from other_models import ARCHITECTURES, HashGnn, random_bipartite
 from parquet_layers import ParquetLayers
 from plain import Graph, algorithm_2, hub_graph, packed, random_graph
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import SparkSession
 from walkbits import config
 from walkbits.errors import InputError, WalkbitsError
 from walkbits.inference.layers import Inferred, infer
 from walkbits.models.card import Card, LoadedModel, load_model, save_model
 from walkbits.models.pinsage import PinSage
 from walkbits.schemas import EMBEDDINGS, REPRESENTATIONS
+from walkbits.storage.rows import Rows
 
 NODES = 70
 MODEL = config.Model(num_layers=2, hidden_size=6, embedding_size=5)
@@ -53,20 +54,18 @@ def loaded(network: Any, weights: dict[str, np.ndarray]) -> LoadedModel:
 
 def feature_rows(
     spark: SparkSession, features: np.ndarray, partitions: int = 2, shuffled: bool = False
-) -> DataFrame:
+) -> Rows:
     rows = [(node, row.astype("<f4").tobytes()) for node, row in enumerate(features)]
     order = np.random.default_rng(0).permutation(len(rows)) if shuffled else range(len(rows))
     frame = spark.createDataFrame([rows[i] for i in order], "node int, features binary")
-    return frame.repartition(partitions)
+    return Rows.of(frame.repartition(partitions))
 
 
-def neighborhood_rows(
-    spark: SparkSession, rows: Any, partitions: int = 2, shuffled: bool = False
-) -> DataFrame:
+def neighborhood_rows(spark: SparkSession, rows: Any, partitions: int = 2, shuffled: bool = False) -> Rows:
     listed = [(node, packed(neighbors), packed(visits)) for node, (neighbors, visits) in enumerate(rows)]
     order = np.random.default_rng(1).permutation(len(rows)) if shuffled else range(len(rows))
     schema = "node int, neighbors binary, visits binary"
-    return spark.createDataFrame([listed[i] for i in order], schema).repartition(partitions)
+    return Rows.of(spark.createDataFrame([listed[i] for i in order], schema).repartition(partitions))
 
 
 def run(
@@ -109,7 +108,7 @@ def test_engine_equals_plain_loops(
     sure = np.abs(plain) > 1e-5
     np.testing.assert_array_equal((got > 0)[sure], (plain > 0)[sure])
     assert layers.written == layers.proven == [1]
-    assert layers.read(1).columns == ["node_type", "node", "representation"]
+    assert layers.read(1, "item").to_frame().count() == NODES
 
 
 def test_the_model_runs_once_per_node_and_layer(
@@ -173,8 +172,9 @@ def test_column_types_are_those_of_the_tables(
 ) -> None:
     inferred, layers = run(spark, model, graph, tmp_path)
     assert inferred.embeddings.schema["embedding"].dataType == EMBEDDINGS.schema["embedding"].dataType
-    for name in ("node_type", "node", "representation"):
-        assert layers.read(1).schema[name].dataType == REPRESENTATIONS.schema[name].dataType
+    committed = layers.read(1, "item").to_frame()
+    for name in ("node", "representation"):
+        assert committed.schema[name].dataType == REPRESENTATIONS.schema[name].dataType
 
 
 def test_only_the_last_layers_matrices_remain(
@@ -201,7 +201,7 @@ def test_workers_compute_with_one_thread(spark: SparkSession) -> None:
 def test_features_must_hold_each_node_once(
     spark: SparkSession, model: LoadedModel, graph: Graph, tmp_path: Path, damage: str
 ) -> None:
-    rows = feature_rows(spark, graph.features)
+    rows = feature_rows(spark, graph.features).to_frame()
     if damage == "missing":
         rows = rows.where("node != 3")
     elif damage == "doubled":
@@ -210,7 +210,7 @@ def test_features_must_hold_each_node_once(
         rows = rows.selectExpr("CASE WHEN node = 3 THEN 70 ELSE node END AS node", "features")
     with pytest.raises(InputError, match=r"item: .*node"):
         infer(
-            spark, model, {"item": rows}, {"item": NODES},
+            spark, model, {"item": Rows.of(rows)}, {"item": NODES},
             lambda relation: neighborhood_rows(spark, graph.rows),
             config.Inference(), tmp_path / "run", ParquetLayers(spark, tmp_path),
         )  # fmt: skip
@@ -227,7 +227,7 @@ def test_features_of_another_width_are_refused_with_both_widths(
 def test_features_of_the_input_must_be_given(spark: SparkSession, model: LoadedModel, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="features of item must be given"):
         infer(
-            spark, model, {}, {"item": NODES}, lambda relation: spark.range(1),
+            spark, model, {}, {"item": NODES}, lambda relation: Rows.of(spark.range(1)),
             config.Inference(), tmp_path / "run", ParquetLayers(spark, tmp_path),
         )  # fmt: skip
 
@@ -363,7 +363,7 @@ def test_a_killed_worker_changes_no_bit_and_no_count(
         model,
         {"item": feature_rows(spark, graph.features)},
         {"item": NODES},
-        lambda relation: rows.mapInArrow(kill_once, rows.schema),
+        lambda relation: rows.then(kill_once, rows.schema),
         config.Inference(block_size=16),
         tmp_path / "run",
         ParquetLayers(spark, tmp_path / "layers"),

@@ -8,7 +8,7 @@ from pathlib import Path, PosixPath
 import numpy as np
 import pytest
 from plain import unpacked
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import SparkSession
 from walk_reference import neighborhood, random_graph
 from walkbits import config
 from walkbits.errors import InputError
@@ -18,6 +18,7 @@ from walkbits.graph.sharded import sharded_neighborhoods
 from walkbits.graph.walks import neighborhoods_of
 from walkbits.schemas import NEIGHBORHOODS
 from walkbits.storage.places import place_of
+from walkbits.storage.rows import Rows
 
 RELATIONS: tuple[config.Relation, ...] = ("item_from_item", "item_from_context", "context_from_item")
 WALKS = config.Walks(num_walks=10, num_neighbors=4, restart_probability=0.1)
@@ -29,10 +30,9 @@ def test_rows_are_those_of_plain_python(
 ) -> None:
     graph = random_graph(50, 20, 60, 1, True)
     graph.csr().save(tmp_path)
-    table = build_neighborhoods(spark, tmp_path, relation, WALKS, seed=5)
+    table = build_neighborhoods(spark, tmp_path, relation, WALKS, seed=5).to_frame()
     rows = table.orderBy("node").collect()
     assert [row.node for row in rows] == list(range(20 if relation == "context_from_item" else 50))
-    assert {row.relation for row in rows} == {relation}
     for row in rows:
         found = list(zip(unpacked(row.neighbors), unpacked(row.visits), strict=True))
         assert found == neighborhood(graph, relation, row.node, WALKS, 5)
@@ -48,7 +48,7 @@ def test_partitions_and_batches_change_nothing(
     csr = random_graph(200, 40, 500, 2, False).csr()
     csr.save(tmp_path)
     monkeypatch.setattr(module, "NODES_PER_BATCH", 7)
-    table = build_neighborhoods(spark, tmp_path, "item_from_item", WALKS, 5, partitions)
+    table = build_neighborhoods(spark, tmp_path, "item_from_item", WALKS, 5, partitions).to_frame()
     assert table.rdd.getNumPartitions() == partitions
     rows = table.orderBy("node").collect()
     nodes = np.arange(200, dtype=np.int32)
@@ -73,21 +73,21 @@ def test_a_killed_worker_changes_nothing(spark: SparkSession, tmp_path: Path, pl
                 os._exit(9)
             return Path(str(self), name)
 
-    def walk(folder: Path) -> DataFrame:
+    def walk(folder: Path) -> Rows:
         if plan == "replicated":
             return build_neighborhoods(spark, folder, "item_from_item", WALKS, 5)
         scratch = (tmp_path / "walkers").as_uri()
         return sharded_neighborhoods(spark, folder, "item_from_item", WALKS, 5, scratch, 3)
 
     calm = build_neighborhoods(spark, tmp_path / "graph", "item_from_item", WALKS, 5)
-    killed = walk(Deadly(tmp_path / "graph"))
-    assert killed.orderBy("node").collect() == calm.orderBy("node").collect()
+    killed = walk(Deadly(tmp_path / "graph")).to_frame()
+    assert killed.orderBy("node").collect() == calm.to_frame().orderBy("node").collect()
     assert marker.exists()
 
 
 def test_a_single_node_has_its_row_and_no_graph_is_an_error(spark: SparkSession, tmp_path: Path) -> None:
     random_graph(1, 1, 0, 0, False).csr().save(tmp_path)
-    assert build_neighborhoods(spark, tmp_path, "item_from_item", WALKS, 5).count() == 1
+    assert build_neighborhoods(spark, tmp_path, "item_from_item", WALKS, 5).to_frame().count() == 1
     with pytest.raises(InputError, match="finished"):
         build_neighborhoods(spark, tmp_path / "none", "item_from_item", WALKS, 5)
 
@@ -108,8 +108,9 @@ def test_both_plans_give_the_same_rows(
     walks = config.Walks(
         num_walks=20, walk_length=3, num_neighbors=4, restart_probability=0.3, popularity_penalty=penalty
     )
-    one = build_neighborhoods(spark, graph, relation, walks, 5)
-    other = sharded_neighborhoods(spark, graph, relation, walks, 5, str(tmp_path / "walkers"), shards)
+    one = build_neighborhoods(spark, graph, relation, walks, 5).to_frame()
+    scratch = str(tmp_path / "walkers")
+    other = sharded_neighborhoods(spark, graph, relation, walks, 5, scratch, shards).to_frame()
     assert one.columns == other.columns
     assert one.orderBy("node").collect() == other.orderBy("node").collect()
 

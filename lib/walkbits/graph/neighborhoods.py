@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from typing import Final
 
 import numpy as np
@@ -16,11 +15,12 @@ from walkbits.graph.csr import BipartiteCsr, read_meta, target_of
 from walkbits.graph.walks import neighborhoods_of
 from walkbits.schemas import ITEM, NEIGHBORHOODS, WEIGHT_SCALE
 from walkbits.storage.places import Place
+from walkbits.storage.rows import Batches, Rows, Step
 from walkbits.storage.vectors import list_array
 
 NODES_PER_BATCH: Final = 4096
 """Nodes of one row of the task list and one Arrow batch out; results do not depend on it."""
-COLUMNS: Final = ("relation", "node", "neighbors", "visits")
+COLUMNS: Final = ("node", "neighbors", "visits")
 ROWS: Final = StructType([NEIGHBORHOODS.schema[name] for name in COLUMNS])
 
 
@@ -31,7 +31,7 @@ def build_neighborhoods(
     walks: config.Walks,
     seed: int,
     num_partitions: int | None = None,
-) -> DataFrame:
+) -> Rows:
     """One row per node of the target type, isolated ones included.
 
     Args:
@@ -44,7 +44,7 @@ def build_neighborhoods(
             differ in cost. The rows do not depend on it.
 
     Returns:
-        relation, node, neighbors, visits as in schemas.NEIGHBORHOODS.
+        node, neighbors, visits as in schemas.NEIGHBORHOODS.
 
     Raises:
         InputError: there is no finished graph in the folder.
@@ -54,7 +54,7 @@ def build_neighborhoods(
     num_blocks = -(-num_nodes // NODES_PER_BATCH)
     partitions = num_partitions or 4 * spark.sparkContext.defaultParallelism
     blocks = spark.range(0, num_blocks, 1, max(1, min(partitions, num_blocks)))
-    return blocks.mapInArrow(_walk_blocks(graph, relation, walks, seed, num_nodes), ROWS)
+    return Rows.of(blocks).then(_walk_blocks(graph, relation, walks, seed, num_nodes), ROWS)
 
 
 def weigh_by_context(edges: DataFrame, gamma: float, weighted: bool) -> DataFrame:
@@ -81,21 +81,20 @@ def weigh_by_context(edges: DataFrame, gamma: float, weighted: bool) -> DataFram
 
 def _walk_blocks(
     graph: Place, relation: config.Relation, walks: config.Walks, seed: int, num_nodes: int
-) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
-    def walk(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+) -> Step:
+    def walk(batches: Batches) -> Batches:
         csr = BipartiteCsr.open(graph)
         for batch in batches:
             for block in batch.column("id").to_pylist():
                 low = block * NODES_PER_BATCH
                 nodes = np.arange(low, min(low + NODES_PER_BATCH, num_nodes), dtype=np.int32)
                 found = neighborhoods_of(csr, relation, nodes, walks, seed)
-                yield neighborhood_batch(relation, nodes, *found)
+                yield neighborhood_batch(nodes, *found)
 
     return walk
 
 
 def neighborhood_batch(
-    relation: str,
     nodes: np.ndarray[tuple[int], np.dtype[np.int32]],
     indptr: np.ndarray[tuple[int], np.dtype[np.int64]],
     neighbors: np.ndarray[tuple[int], np.dtype[np.int32]],
@@ -104,7 +103,6 @@ def neighborhood_batch(
     """Rows of the table over the flat arrays of `neighborhoods_of`, their values not copied."""
     return pa.RecordBatch.from_arrays(
         [
-            pa.repeat(pa.scalar(relation), len(nodes)),
             pa.array(nodes),
             list_array(indptr, neighbors),
             list_array(indptr, visits),

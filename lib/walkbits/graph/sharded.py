@@ -11,7 +11,6 @@ is written before the next begins: a lost executor repeats its part of one hop.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import numpy as np
@@ -27,8 +26,7 @@ from walkbits.graph.neighborhoods import ROWS, neighborhood_batch
 from walkbits.graph.walks import RESTART, hop
 from walkbits.rng import start_key, step_draw, walker_key
 from walkbits.storage.places import Place
-
-Arrays = Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
+from walkbits.storage.rows import Batches, Rows, Step
 
 STATE: Final = "start int, key bigint, walk int, at int"
 """A walker: start node, its stable key, number of the walk, where it stands."""
@@ -43,7 +41,7 @@ def sharded_neighborhoods(
     seed: int,
     scratch: str,
     num_shards: int,
-) -> DataFrame:
+) -> Rows:
     """One row per node of the target type, equal to `build_neighborhoods`.
 
     Args:
@@ -56,7 +54,7 @@ def sharded_neighborhoods(
         num_shards: Ranges each side's rows are cut in; the rows do not depend on it.
 
     Returns:
-        relation, node, neighbors, visits as in schemas.NEIGHBORHOODS.
+        node, neighbors, visits as in schemas.NEIGHBORHOODS.
     """
     csr = BipartiteCsr.open(graph)
     out, home = csr.sides(relation)
@@ -86,8 +84,8 @@ def _by_shard(states: DataFrame, num_nodes: int, num_shards: int) -> DataFrame:
     return states.repartitionById(num_shards, shard).sortWithinPartitions("at")
 
 
-def _starts(graph: Place, relation: config.Relation, walks: config.Walks) -> Arrays:
-    def start(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+def _starts(graph: Place, relation: config.Relation, walks: config.Walks) -> Step:
+    def start(batches: Batches) -> Batches:
         out, _ = BipartiteCsr.open(graph).sides(relation)
         for batch in batches:
             nodes = batch.column(0).to_numpy()
@@ -101,11 +99,11 @@ def _starts(graph: Place, relation: config.Relation, walks: config.Walks) -> Arr
     return start
 
 
-def _move(graph: Place, relation: config.Relation, walks: config.Walks, seed: int, number: int) -> Arrays:
+def _move(graph: Place, relation: config.Relation, walks: config.Walks, seed: int, number: int) -> Step:
     """One hop of every walker; after a hop home, the restart."""
     restart_below = np.uint64(int(walks.restart_probability * 2.0**64))
 
-    def move(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def move(batches: Batches) -> Batches:
         csr = BipartiteCsr.open(graph)
         out, home = csr.sides(relation)
         side, other = (out, home) if number % 2 == 0 else (home, out)
@@ -140,7 +138,7 @@ def _hop(
 def _cut(
     spark: SparkSession, counts: DataFrame, graph: Place, relation: config.Relation,
     walks: config.Walks, num_nodes: int,
-) -> DataFrame:  # fmt: skip
+) -> Rows:  # fmt: skip
     """The T highest per start, by visits times penalty descending, then index ascending."""
     score = F.col("visits")
     if walks.popularity_penalty:
@@ -159,25 +157,25 @@ def _cut(
         F.coalesce(F.col("top.visited"), none).alias("neighbors"),
         F.coalesce(F.col("top.visits"), none).alias("visits"),
     )
-    return listed.mapInArrow(_pack(relation), ROWS)
+    return Rows.of(listed).then(_pack(), ROWS)
 
 
-def _pack(relation: config.Relation) -> Arrays:
+def _pack() -> Step:
     """Lists of Spark to those of the table."""
 
-    def pack(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def pack(batches: Batches) -> Batches:
         for batch in batches:
             nodes, neighbors, visits = batch.columns
             first, last = neighbors.offsets[0].as_py(), neighbors.offsets[-1].as_py()
             indptr = np.asarray(neighbors.offsets).astype(np.int64) - first
             flat = (np.asarray(lists.values)[first:last] for lists in (neighbors, visits))
-            yield neighborhood_batch(relation, nodes.to_numpy(), indptr, *flat)
+            yield neighborhood_batch(nodes.to_numpy(), indptr, *flat)
 
     return pack
 
 
-def _penalise(graph: Place, relation: config.Relation, walks: config.Walks) -> Arrays:
-    def penalise(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+def _penalise(graph: Place, relation: config.Relation, walks: config.Walks) -> Step:
+    def penalise(batches: Batches) -> Batches:
         csr = BipartiteCsr.open(graph)
         out, home = csr.sides(relation)
         source = out if target_of(relation) == source_of(relation) else home

@@ -13,10 +13,11 @@ from walkbits.inference import arithmetic
 from walkbits.inference.arithmetic import F32, I32, I64, Weights
 from walkbits.inference.landing import Destinations, Lander
 from walkbits.inference.references import References, open_slots
-from walkbits.inference.tasks import Batches, Block, Task, in_blocks, span, vectors
+from walkbits.inference.tasks import Block, Task, in_blocks, span, vectors
 from walkbits.models.card import Output, Update
 from walkbits.storage.mapped import open_matrix
 from walkbits.storage.places import Place
+from walkbits.storage.rows import Batches
 from walkbits.storage.vectors import binary_array, float_lists, read_lists, read_vectors
 
 

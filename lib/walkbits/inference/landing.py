@@ -15,10 +15,11 @@ from walkbits.errors import InputError
 from walkbits.inference import arithmetic
 from walkbits.inference.arithmetic import F32, I32, Weights
 from walkbits.inference.references import References, open_slots
-from walkbits.inference.tasks import Batches, Block, Task, in_blocks, vectors
+from walkbits.inference.tasks import Block, Task, in_blocks, vectors
 from walkbits.models.card import Dense
 from walkbits.storage.mapped import ArrayWriter, open_matrix
 from walkbits.storage.places import Place
+from walkbits.storage.rows import Batches
 from walkbits.storage.vectors import binary_array
 
 

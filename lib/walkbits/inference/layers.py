@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -44,6 +44,7 @@ from walkbits.models.card import LoadedModel, Network, NodeType, Update
 from walkbits.schemas import EMBEDDINGS, REPRESENTATIONS
 from walkbits.storage.mapped import ArrayWriter, create_matrix
 from walkbits.storage.places import Place, remove
+from walkbits.storage.rows import Rows, union_of
 
 
 class Layers(Protocol):
@@ -52,14 +53,14 @@ class Layers(Protocol):
     def finished(self) -> int:
         """Layers 1 to this one stand from an earlier attempt."""
 
-    def write(self, rows: DataFrame, layer: int) -> None:
-        """Commit a layer."""
+    def write(self, parts: Sequence[Rows], layer: int) -> None:
+        """Commit a layer, of one part for each node type."""
 
     def finish(self, layer: int) -> None:
         """The committed layer is proven: a later attempt may keep it."""
 
-    def read(self, layer: int) -> DataFrame:
-        """A committed layer."""
+    def read(self, layer: int, node_type: NodeType) -> Rows:
+        """(node, representation) of a committed layer."""
 
 
 _KEY = [REPRESENTATIONS.schema["node_type"], REPRESENTATIONS.schema["node"]]
@@ -72,21 +73,26 @@ class Inferred:
     """What `infer` gives.
 
     Attributes:
-        embeddings: (node_type STRING, node INT, embedding ARRAY<FLOAT>). Write it once,
+        parts: (node_type STRING, node INT, embedding ARRAY<FLOAT>), for each node type. Write them once,
             before the engine's folder is removed.
-        model_rows: Proof of one model row per node and pass, once `embeddings` is written.
+        model_rows: Proof of one model row per node and pass, once `parts` are written.
     """
 
-    embeddings: DataFrame
+    parts: Sequence[Rows]
     model_rows: ModelRows
+
+    @property
+    def embeddings(self) -> DataFrame:
+        """All parts as one frame."""
+        return union_of(self.parts)
 
 
 def infer(
     spark: SparkSession,
     model: LoadedModel,
-    features: Mapping[NodeType, DataFrame],
+    features: Mapping[NodeType, Rows],
     num_nodes: Mapping[NodeType, int],
-    neighborhoods: Callable[[Relation], DataFrame],
+    neighborhoods: Callable[[Relation], Rows],
     inference: config.Inference,
     folder: Place,
     layers: Layers,
@@ -96,14 +102,14 @@ def infer(
     Args:
         spark: The session.
         model: Card and weights.
-        features: Per node type whose input is `features`: (node INT, features BINARY), each
+        features: Per node type whose input is `features`: (node INT or BIGINT, features BINARY), each
             index below `num_nodes` once, little-endian fp32 [width of the input].
         num_nodes: Nodes of each type.
         neighborhoods: Gives (node INT, neighbors BINARY, visits BINARY) of a relation, as in the table,
             each target node once.
         inference: Block size, byte budget and message type.
         folder: Empty scratch space on storage that all hosts reach, for the matrices that tasks write
-            and hosts map (see storage.mapped). To be removed after `embeddings` is written.
+            and hosts map (see storage.mapped). To be removed after the parts are written.
         layers: Where inner layers are committed, and kept from an earlier attempt.
 
     Raises:
@@ -120,22 +126,20 @@ def infer(
             engine.start_from(node_type, features[node_type])
         else:
             raise InputError(f"features of {node_type} must be given for this model, got {sorted(features)}")
-    finished: dict[NodeType, DataFrame] = {}
+    finished: dict[NodeType, Rows] = {}
     for number, updates in enumerate(network.layers, start=1):
         engine.land(number)
         if number < len(network.layers):
             if number > kept:
-                rows = reduce(DataFrame.unionAll, [engine.update(number, update) for update in updates])
-                layers.write(rows, number)
+                layers.write([engine.update(number, update) for update in updates], number)
                 engine.model_rows.check(_passes_of(number, updates))
                 layers.finish(number)
-            engine.advance(number, layers.read(number))
+            engine.advance(number, partial(layers.read, number))
         else:
             finished = {update.target: engine.update(number, update) for update in updates}
     for node_type in sorted(network.outputs.keys() - finished.keys()):
         finished[node_type] = engine.embed(node_type)
-    frames = [finished[node_type] for node_type in sorted(network.outputs)]
-    return Inferred(reduce(DataFrame.unionAll, frames), engine.model_rows)
+    return Inferred([finished[node_type] for node_type in sorted(network.outputs)], engine.model_rows)
 
 
 def model_rows_of(network: Network, num_nodes: Mapping[NodeType, int], kept: int = 0) -> dict[str, int]:
@@ -181,7 +185,7 @@ class _Engine:
         spark: SparkSession,
         model: LoadedModel,
         num_nodes: Mapping[NodeType, int],
-        neighborhoods: Callable[[Relation], DataFrame],
+        neighborhoods: Callable[[Relation], Rows],
         inference: config.Inference,
         folder: Place,
         kept: int,
@@ -196,16 +200,16 @@ class _Engine:
         small = {name: array for name, array in model.weights.items() if not name.startswith("inputs.")}
         self._weights = spark.sparkContext.broadcast(small)
         self._widths = self._network.widths()
-        self._newest: dict[NodeType, DataFrame] = {}
+        self._newest: dict[NodeType, Callable[[], Rows]] = {}
         self._version = dict.fromkeys(num_nodes, 0)
         self._mapped: dict[str, Place] = {}
         self._projections: dict[tuple[int, Relation], Projection] = {}
         self._landed: set[tuple[int, NodeType]] = set()
         self._kept = kept
 
-    def start_from(self, node_type: NodeType, features: DataFrame) -> None:
+    def start_from(self, node_type: NodeType, features: Rows) -> None:
         """h^0 is a table."""
-        self._newest[node_type] = features.select("node", F.col("features").alias("vector"))
+        self._newest[node_type] = lambda: features
 
     def start_from_ids(self, node_type: NodeType, table: F32) -> None:
         """h^0 is a tensor of the model; nodes it does not know start at zeros."""
@@ -217,7 +221,8 @@ class _Engine:
             file.write(np.arange(known, dtype=np.int32), table[:known])
         read = ReadMatrix(matrix, nodes, self._block_size)
         blocks = self._spark.range(-(-nodes // self._block_size))
-        self._newest[node_type] = blocks.mapInArrow(read.run, "node int, vector binary")
+        rows = Rows.of(blocks).then(read.run, "node int, vector binary")
+        self._newest[node_type] = lambda: rows
 
     def land(self, number: int) -> None:
         """Write and map what a layer reads, of the node types whose rows did not land as they were made."""
@@ -251,7 +256,7 @@ class _Engine:
             ),
         )
 
-    def update(self, number: int, update: Update) -> DataFrame:
+    def update(self, number: int, update: Update) -> Rows:
         """Rows of one node type after a layer; its embeddings after the last layer."""
         last = number == len(self._network.layers)
         relation, plan = update.relation, self._plan(number, update)
@@ -268,13 +273,13 @@ class _Engine:
             "to": Destinations(None, ()) if last else self._destinations(number + 1, update.target, number),
             "finish": self._finish(update.target) if last else None,
         }
-        rows = self._neighborhoods(relation).select("node", "neighbors", "visits")
+        rows = self._neighborhoods(relation)
         task = Convolve(**convolve)
         if not plan.whole:
             slots = self._mapped[f"{relation}.{number}.slots"]
             task = ConvolveBlock(**convolve, slots=slots, width=plan.width, dtype=self._dtype)
-            rows = self._blocks(number, plan, rows)
-        return rows.mapInArrow(task.run, _EMBEDDING_ROWS if last else _LAYER_ROWS)
+            rows = Rows.of(self._blocks(number, plan, rows.to_frame()))
+        return rows.then(task.run, _EMBEDDING_ROWS if last else _LAYER_ROWS)
 
     def _blocks(self, number: int, plan: UpdatePlan, rows: DataFrame) -> DataFrame:
         """One partition per destination block: its targets, then the cold sources they reference."""
@@ -290,7 +295,7 @@ class _Engine:
             dtype=self._dtype,
         )
         absent = F.lit(None).cast("binary")
-        sent = self._newest[update.source].mapInArrow(send.run, Send.schema)
+        sent = self._newest[update.source]().then(send.run, Send.schema).to_frame()
         messages = sent.select(
             F.explode("blocks").alias("block"), F.lit(True).alias("message"), "node", "vector",
             absent.alias("neighbors"), absent.alias("visits"),
@@ -309,12 +314,11 @@ class _Engine:
         """Whether representations are pooled as they are, from the one matrix of them all."""
         return update.project.identity and self._plan(number, update).whole
 
-    def advance(self, number: int, committed: DataFrame) -> None:
+    def advance(self, number: int, committed: Callable[[NodeType], Rows]) -> None:
         """The committed rows are the newest ones; drop the matrices that no later layer reads."""
         for update in self._network.layers[number - 1]:
             target = update.target
-            rows = committed.where(F.col("node_type") == target)
-            self._newest[target] = rows.select("node", F.col("representation").alias("vector"))
+            self._newest[target] = partial(committed, target)  # seldom read: its rows have landed
             self._drop(f"{update.relation}.{number}")
             self._drop(f"{update.relation}.{number}.slots")
             output = self._network.outputs.get(target)
@@ -322,7 +326,7 @@ class _Engine:
                 self._drop(f"{target}.{self._version[target]}")
             self._version[target] = number
 
-    def embed(self, node_type: NodeType) -> DataFrame:
+    def embed(self, node_type: NodeType) -> Rows:
         """Embeddings of a node type that the last layer does not update."""
         task = Embed(
             **self._common(),
@@ -331,7 +335,7 @@ class _Engine:
             width=self._widths[-1][node_type],
             finish=self._finish(node_type),
         )
-        return self._newest[node_type].mapInArrow(task.run, _EMBEDDING_ROWS)
+        return self._newest[node_type]().then(task.run, _EMBEDDING_ROWS)
 
     def _finish(self, node_type: NodeType) -> Finish:
         output = self._network.outputs[node_type]
@@ -354,7 +358,7 @@ class _Engine:
     def _land(self, number: int, node_type: NodeType, to: Destinations) -> None:
         nodes, width = self._num_nodes[node_type], self._widths[number - 1][node_type]
         task = Land(**self._common(), width=width, to=to)
-        landed = self._newest[node_type].mapInArrow(task.run, Landed.schema)
+        landed = self._newest[node_type]().then(task.run, Landed.schema).to_frame()
         Landed.check([Landed(**row.asDict()) for row in landed.collect()], node_type, nodes)
 
     def _land_references(self, number: int, update: Update) -> None:
@@ -366,8 +370,8 @@ class _Engine:
         path = self._create(name, plan.sources * words_of(plan.num_blocks), 2, "<i4")
         counts = (
             self._neighborhoods(update.relation)
-            .select("node", "neighbors")
-            .mapInArrow(count.run, CountReferences.schema)
+            .then(count.run, CountReferences.schema)
+            .to_frame()
             .groupBy("place")
             .agg(F.sum("references").cast("int"), F.bit_or("blocks"))
         )

@@ -7,7 +7,6 @@ for each source `words = ceil(num_blocks / 32)` rows of (references, bits of the
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,9 +18,8 @@ from pyspark.sql import functions as F
 from walkbits.inference.arithmetic import I32, I64
 from walkbits.storage.mapped import ArrayWriter, create_matrix, open_matrix
 from walkbits.storage.places import Place
+from walkbits.storage.rows import Batches
 from walkbits.storage.vectors import read_lists
-
-Batches = Iterator[pa.RecordBatch]
 
 _AT_ONCE: Final = 1 << 22
 """References that a task sorts at once, and sources that are ranked at once."""

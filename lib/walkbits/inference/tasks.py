@@ -16,9 +16,8 @@ from pyspark import Broadcast
 
 from walkbits.inference.arithmetic import F32, I32, I64
 from walkbits.inference.proof import ModelRows
+from walkbits.storage.rows import Batches
 from walkbits.storage.vectors import read_vectors
-
-Batches = Iterator[pa.RecordBatch]
 
 TILE: Final = 48
 """BLAS sums a row in an order that depends on its place in a tile of rows (of 12 with AVX2, of 1 with
@@ -112,4 +111,4 @@ def vectors(batches: Batches, width: int) -> Iterator[tuple[I32, F32]]:
     """(node, vector) batches with rows as (nodes int32 [n], fp32 [n, width])."""
     for batch in batches:
         if batch.num_rows:
-            yield batch.column(0).to_numpy(), read_vectors(batch.column(1), width)
+            yield batch.column(0).cast(pa.int32()).to_numpy(), read_vectors(batch.column(1), width)

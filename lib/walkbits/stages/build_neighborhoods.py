@@ -53,12 +53,12 @@ def _walk(context: Context, folder: Place, plan: WalkPlan, walks: Walks) -> Writ
     """Commit the neighborhoods of a relation by the plan."""
     spark, seed, relation = context.spark, context.config.seed, plan.relation
     if plan.name == "replicated":
-        frame = build_neighborhoods(spark, folder, relation, walks, seed)
-        return context.store.write(NEIGHBORHOODS, frame, context.run_id, relation=relation)
+        rows = build_neighborhoods(spark, folder, relation, walks, seed)
+        return context.store.write_rows(NEIGHBORHOODS, [rows], context.run_id, relation=relation)
     num_shards = max(plan.num_shards, spark.sparkContext.defaultParallelism)
     with context.spark_scratch() as scratch:
-        frame = sharded_neighborhoods(spark, folder, relation, walks, seed, scratch, num_shards)
-        return context.store.write(NEIGHBORHOODS, frame, context.run_id, relation=relation)
+        rows = sharded_neighborhoods(spark, folder, relation, walks, seed, scratch, num_shards)
+        return context.store.write_rows(NEIGHBORHOODS, [rows], context.run_id, relation=relation)
 
 
 def explain(context: Context) -> str:

@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
-from pyspark.sql import DataFrame
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from pyspark.sql import functions as F
+from pyspark.sql.types import StructType
 
+from walkbits.config import Relation
 from walkbits.errors import ModelError
 from walkbits.graph.features import feature_schema_hash
 from walkbits.inference.layers import infer
 from walkbits.inference.plan import explained, plan_updates
-from walkbits.models.card import LoadedModel, load_model
+from walkbits.models.card import LoadedModel, NodeType, load_model
 from walkbits.pipeline import Context, Parts, Stage
 from walkbits.schemas import CONTEXT, EMBEDDINGS, FEATURES, ITEM, NEIGHBORHOODS, NODES, REPRESENTATIONS
 from walkbits.stages.build_neighborhoods import num_nodes
 from walkbits.stages.train_model import MODEL
-from walkbits.storage.tables import Written
+from walkbits.storage.names import Names
+from walkbits.storage.rows import Batches, Rows
+from walkbits.storage.tables import Store, Written
 
 
 def run(context: Context) -> list[Written]:
@@ -30,14 +39,17 @@ def run(context: Context) -> list[Written]:
         inferred = infer(
             context.spark,
             model,
-            features={ITEM: _item_features(context)},
+            features={ITEM: item_features(store, run_id)},
             num_nodes=counts,
-            neighborhoods=lambda relation: store.read(NEIGHBORHOODS, run_id=run_id, relation=relation),
+            neighborhoods=lambda relation: neighborhoods(store, run_id, relation),
             inference=context.config.inference,
             folder=scratch,
             layers=layers,
         )
-        embeddings = store.write(EMBEDDINGS, _named(context, inferred.embeddings, counts[ITEM]), run_id)
+        names = Names(scratch / "names", sum(counts.values()))
+        names.write(store.read(NODES, run_id=run_id).select("node_id", "external_id"))
+        named = [part.then(Name(names, counts[ITEM]).run, Name.schema) for part in inferred.parts]
+        embeddings = store.write_rows(EMBEDDINGS, named, run_id)
         inferred.model_rows.check()
     seen = inferred.model_rows.seen()
     context.measure({f"model_rows[{label}]": (float(count), "rows") for label, count in seen.items()})
@@ -61,10 +73,10 @@ class CommittedLayers:
             self.written += kept
         raise AssertionError
 
-    def write(self, rows: DataFrame, layer: int) -> None:
+    def write(self, parts: Sequence[Rows], layer: int) -> None:
         """Commit a layer."""
         store, run_id = self._context.store, self._context.run_id
-        self.written.append(store.write(REPRESENTATIONS, rows, run_id, layer=layer))
+        self.written.append(store.write_rows(REPRESENTATIONS, parts, run_id, layer=layer))
 
     def finish(self, layer: int) -> None:
         """Log the layer, so that the next attempt keeps it."""
@@ -72,10 +84,20 @@ class CommittedLayers:
         self._parts.finish(f"layer={layer}", self.written[-1:], now - self._began)
         self._began = now
 
-    def read(self, layer: int) -> DataFrame:
+    def read(self, layer: int, node_type: NodeType) -> Rows:
         """The layer as committed."""
-        rows = self._context.store.read(REPRESENTATIONS, run_id=self._context.run_id, layer=layer)
-        return rows.select("node_type", "node", "representation")
+        where = {"run_id": self._context.run_id, "layer": layer, "node_type": node_type}
+        return self._context.store.scan(REPRESENTATIONS, ("node", "representation"), **where)
+
+
+def item_features(store: Store, run_id: str) -> Rows:
+    """(node_id, features) of a run: an item's id is its index."""
+    return store.scan(FEATURES, ("node_id", "features"), run_id=run_id)
+
+
+def neighborhoods(store: Store, run_id: str, relation: Relation) -> Rows:
+    """(node, neighbors, visits) of a run."""
+    return store.scan(NEIGHBORHOODS, ("node", "neighbors", "visits"), run_id=run_id, relation=relation)
 
 
 def explain(context: Context) -> str:
@@ -107,18 +129,24 @@ def load_run_model(context: Context) -> LoadedModel:
     return model
 
 
-def _item_features(context: Context) -> DataFrame:
-    return context.store.read(FEATURES, run_id=context.run_id).select(
-        F.col("node_id").cast("int").alias("node"), "features"
-    )
+@dataclass(frozen=True)
+class Name:
+    """The engine's rows to those of the embeddings table: a node's id and what its data calls it."""
 
+    names: Names
+    num_items: int
 
-def _named(context: Context, embeddings: DataFrame, num_items: int) -> DataFrame:
-    """Add node_id and external_id to the engine's rows."""
-    offset = F.when(F.col("node_type") == CONTEXT, num_items).otherwise(0)
-    names = context.store.read(NODES, run_id=context.run_id).select("node_id", "external_id")
-    with_id = embeddings.withColumn("node_id", F.col("node").cast("bigint") + offset)
-    return with_id.join(names, "node_id", "inner")
+    schema: ClassVar[StructType] = StructType(EMBEDDINGS.schema.fields[1:])  # without run_id
+
+    def run(self, batches: Batches) -> Batches:
+        """(node_type, node, embedding) -> (node_type, node_id, external_id, embedding)."""
+        for batch in batches:
+            node_type, node, embedding = batch.columns
+            first = np.where(pc.equal(node_type, CONTEXT), self.num_items, 0)  # [rows]
+            ids = node.to_numpy() + first
+            yield pa.RecordBatch.from_arrays(
+                [node_type, pa.array(ids), self.names.of(ids), embedding], names=self.schema.names
+            )
 
 
 STAGE = Stage(

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import os
 import shutil
+import socket
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,6 +139,12 @@ def files_below(folder: Place) -> list[str]:
     system, path = folder.open()
     found = system.get_file_info(fs.FileSelector(path, recursive=True, allow_not_found=True))
     return sorted(one.path.removeprefix(f"{path}/") for one in found if one.type == fs.FileType.File)
+
+
+def unique_name() -> str:
+    """32 hex digits of this host, process and moment: names need no draw."""
+    here = f"{socket.gethostname()} {os.getpid()} {time.time_ns()}"
+    return hashlib.sha256(here.encode()).hexdigest()[:32]
 
 
 def check_reachable(artifacts: Place) -> None:

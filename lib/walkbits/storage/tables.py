@@ -7,9 +7,10 @@ table lies. A run's partition is written in one commit and re-read from then on.
 from __future__ import annotations
 
 import itertools
-import json
+import operator
 import re
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import reduce
@@ -24,6 +25,9 @@ from pyspark.sql.types import DataType
 
 from walkbits.errors import EmptyInputError, InputError, WalkbitsError
 from walkbits.schemas import RUN_ID, Table
+from walkbits.storage.delta_log import DeltaLog
+from walkbits.storage.parquet import ReadSplits, WriteFile, WrittenFile, split_files
+from walkbits.storage.rows import Rows, union_of
 
 _DIGEST = "_digest"
 _SAFE_VALUE = re.compile(r"^[A-Za-z0-9_=.-]{1,80}$")
@@ -117,6 +121,69 @@ class Store:
             frame = frame.where(F.col(name) == F.lit(value))
         return frame.select(*table.names)
 
+    def scan(self, table: Table, names: Sequence[str], **where: Any) -> Rows:
+        """The named columns of one partition for Python tasks: `read`, by the shortest way.
+
+        Where hosts reach the files by their path, tasks read these; from a store, Spark does.
+
+        Args:
+            names: Columns that are no partition columns.
+            where: A value for every partition column, and for others at will.
+        """
+        frame = self.read(table, **where).select(*names)
+        if not (self.exists(table) and self._log(table).on_local_disk()):
+            return Rows.of(frame)
+        place = _predicate({name: where[name] for name in table.partition_by})
+        files = self._log(table).plain_files(place)
+        if files is None:
+            return Rows.of(frame)
+        splits = split_files(files, self.spark.sparkContext.defaultParallelism)
+        within = {name: value for name, value in where.items() if name not in table.partition_by}
+        numbers = self.spark.range(0, len(splits), 1, max(1, len(splits)))
+        return Rows.of(numbers).then(ReadSplits(splits, tuple(names), within).run, frame.schema)
+
+    def write_rows(self, table: Table, parts: Sequence[Rows], run_id: str, **partition: Any) -> Written:
+        """`write`, of rows that Python tasks make.
+
+        Where hosts reach the table's folder by its path, the tasks write its files and Delta commits them:
+        as `write` does, first by compare-and-set, then in the place of what is there. The table's CHECK
+        constraints are not evaluated then: the tasks' rows satisfy them by their making.
+
+        Args:
+            parts: Each with all columns but those of the partition.
+
+        Raises:
+            EmptyInputError: no rows.
+        """
+        self.ensure(table)
+        fixed = {RUN_ID.name: run_id, **partition}
+        if not self._log(table).on_local_disk():
+            return self.write(table, union_of(parts), run_id, **partition)
+        place, log = _predicate(fixed), self._log(table)
+        with ThreadPoolExecutor(1) as aside:
+            # Delta takes half a second to know its own state: the tasks do not wait for it.
+            begun = aside.submit(log.begin, f"write/{place}")
+            files = self._written_files(table, parts, fixed)
+            transaction = begun.result()
+        rows = sum(file.rows for file in files)
+        if not rows:
+            raise _empty(table, run_id)
+        version = transaction.replace(place, fixed, files)
+        xor = reduce(operator.xor, (file.xor for file in files))
+        measured = {"xor": xor, "sum": sum(file.sum for file in files)}
+        size = sum(file.bytes for file in files)
+        return Written(output_name(table, partition), rows, fingerprint_text(measured), size, version)
+
+    def _written_files(
+        self, table: Table, parts: Sequence[Rows], fixed: Mapping[str, Any]
+    ) -> list[WrittenFile]:
+        root = self._log(table).local_path()
+        folder = "/".join(f"{name}={fixed[name]}" for name in table.partition_by)
+        hashed = [name for name in table.names if name != RUN_ID.name]
+        step = WriteFile(root, folder, table.schema, fixed, hashed, table.compression)
+        written = union_of([part.then(step.run, WrittenFile.schema) for part in parts]).collect()
+        return [WrittenFile(**row.asDict()) for row in written]
+
     def write(
         self, table: Table, frame: DataFrame, run_id: str, allow_empty: bool = False, **partition: Any
     ) -> Written:
@@ -136,10 +203,7 @@ class Store:
         fixed = {RUN_ID.name: run_id, **partition}
         measured, version, size = self._put(table, self._conform(table, frame, fixed), fixed)
         if not (allow_empty or measured["rows"]):
-            raise EmptyInputError(
-                f"{table.name}: a stage must write at least one row, got none for run {run_id}; "
-                "check the stages before it"
-            )
+            raise _empty(table, run_id)
         return Written(
             output=output_name(table, partition),
             rows=int(measured["rows"]),
@@ -159,7 +223,7 @@ class Store:
         reads the table's state, and takes several times as long.
         """
         place = _predicate(fixed)
-        before = self._version(table)
+        before = self._log(table).known_version()
         first = {"txnAppId": f"write/{place}", "txnVersion": "1"}
         for mode, options in (("append", first), ("overwrite", {"replaceWhere": place})):
             seen = Observation()
@@ -181,42 +245,25 @@ class Store:
             if commit is not None:
                 return seen.get, *commit
         if not seen.get["rows"]:  # nothing in the place of nothing: Delta makes no commit
-            return seen.get, self._version(table), 0
+            return seen.get, self._log(table).known_version(), 0
         raise WalkbitsError(
             f"{table.name}: a commit must be in the table's log once it is made, got none of '{mark}' after "
             f"version {before}; look at the storage under '{self.root}' and run again"
         )
 
-    def _version(self, table: Table) -> int:
-        """Version of the table as this session knows it; never newer than the table."""
-        jvm: Any = self.spark._jvm
-        log = jvm.org.apache.spark.sql.delta.DeltaLog.forTable(self.spark._jsparkSession, self.path(table))
-        return int(log.unsafeVolatileSnapshot().version())
+    def _log(self, table: Table) -> DeltaLog:
+        return DeltaLog(self.spark, self.path(table))
 
     def _commit_marked(self, table: Table, mark: str, after: int) -> tuple[int, int] | None:
         """Version and bytes of the commit with a mark, None when there is none.
 
         Read from the commit itself: the table's history would cost a Spark job.
         """
-        for version in range(self._version(table), after, -1):
-            info = self._commit_info(table, version)
+        for version in range(self._log(table).known_version(), after, -1):
+            info = self._log(table).commit_info(version)
             if info.get("userMetadata") == mark:
                 return version, int(info.get("operationMetrics", {}).get("numOutputBytes", 0))
         return None
-
-    def _commit_info(self, table: Table, version: int) -> dict[str, Any]:
-        """What a commit says of itself."""
-        jvm: Any = self.spark._jvm
-        file = jvm.org.apache.hadoop.fs.Path(f"{self.path(table)}/_delta_log/{version:020d}.json")
-        stream = file.getFileSystem(self.spark._jsparkSession.sessionState().newHadoopConf()).open(file)
-        lines = jvm.java.io.BufferedReader(jvm.java.io.InputStreamReader(stream, "UTF-8"))
-        try:
-            while (line := lines.readLine()) is not None:
-                if line.startswith('{"commitInfo"'):
-                    return dict(json.loads(line)["commitInfo"])
-        finally:
-            lines.close()
-        return {}
 
     def append(self, table: Table, rows: Sequence[Mapping[str, Any]], **options: Any) -> None:
         """Append a few rows made by the driver (logs, the pointer)."""
@@ -248,6 +295,13 @@ class Store:
             same = name in frame.columns and _kind(frame.schema[name].dataType) == _kind(declared.dataType)
             columns.append((column if same else column.cast(declared.dataType)).alias(name))
         return frame.select(*columns)
+
+
+def _empty(table: Table, run_id: str) -> EmptyInputError:
+    return EmptyInputError(
+        f"{table.name}: a stage must write at least one row, got none for run {run_id}; "
+        "check the stages before it"
+    )
 
 
 def _kind(data_type: DataType) -> str:

@@ -1,0 +1,148 @@
+"""A Delta table's log, through Delta's own classes: which files a partition has, and a commit of new ones.
+
+Delta's Python API takes frames only. Everything that walkbits asks of Delta beyond it is here.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote, unquote
+
+from pyspark.sql import SparkSession
+
+from walkbits.storage.parquet import WrittenFile
+
+
+@dataclass(frozen=True)
+class DeltaLog:
+    """The log of the table at `path`."""
+
+    spark: SparkSession
+    path: str
+
+    def known_version(self) -> int:
+        """Version of the table as this session knows it; never newer than the table."""
+        return int(self._log().unsafeVolatileSnapshot().version())
+
+    def commit_info(self, version: int) -> dict[str, Any]:
+        """What a commit says of itself."""
+        file = self._jvm.org.apache.hadoop.fs.Path(f"{self.path}/_delta_log/{version:020d}.json")
+        stream = self._file_system(file).open(file)
+        lines = self._jvm.java.io.BufferedReader(self._jvm.java.io.InputStreamReader(stream, "UTF-8"))
+        try:
+            while (line := lines.readLine()) is not None:
+                if line.startswith('{"commitInfo"'):
+                    return dict(json.loads(line)["commitInfo"])
+        finally:
+            lines.close()
+        return {}
+
+    def on_local_disk(self) -> bool:
+        """Whether hosts reach the table's files by their path: not where Hadoop reads them from a store."""
+        uri = self._file_system(self._jvm.org.apache.hadoop.fs.Path(self.path)).getUri()
+        return str(uri.getScheme()) == "file"
+
+    def local_path(self) -> str:
+        """The table's folder without a scheme."""
+        return str(self._jvm.org.apache.hadoop.fs.Path(self.path).toUri().getPath())
+
+    def plain_files(self, predicate: str) -> dict[str, int] | None:
+        """Bytes by absolute path of a partition's files, the newest ones.
+
+        None where their rows are not the table's as they are: some are deleted by a vector, columns go by
+        other names, or files lie elsewhere, as after a shallow clone.
+        """
+        none = self._jvm.scala.Option.empty()
+        snapshot = self._log().update(False, none, none)
+        if snapshot.columnMappingMode().name() != "none":
+            return None
+        root, files = self.local_path(), {}
+        for file in _each(snapshot.filesForScan(self._seq([self._parsed(predicate)]), False).files()):
+            name = unquote(file.path())
+            if file.deletionVector() is not None or name.startswith("/") or "://" in name:
+                return None
+            files[f"{root}/{name}"] = int(file.size())
+        return files
+
+    def begin(self, app: str) -> Transaction:
+        """A transaction that reads whether `app` has committed to the table before."""
+        none = self._jvm.scala.Option.empty()
+        begun = self._log().startTransaction(none, none)
+        return Transaction(self, begun, app, int(begun.txnVersion(app)) >= 0)
+
+    @property
+    def _jvm(self) -> Any:
+        return self.spark._jvm
+
+    def _log(self) -> Any:
+        return self._jvm.org.apache.spark.sql.delta.DeltaLog.forTable(self.spark._jsparkSession, self.path)
+
+    def _file_system(self, path: Any) -> Any:
+        return path.getFileSystem(self.spark._jsparkSession.sessionState().newHadoopConf())
+
+    def _parsed(self, predicate: str) -> Any:
+        return self.spark._jsparkSession.sessionState().sqlParser().parseExpression(predicate)
+
+    def _seq(self, values: Sequence[Any]) -> Any:
+        return self._jvm.org.apache.spark.api.python.PythonUtils.toSeq(list(values))
+
+
+@dataclass(frozen=True)
+class Transaction:
+    """A begun commit: refused if another of the same `app` comes first.
+
+    Attributes:
+        repeated: Whether one of the same `app` is in the log.
+    """
+
+    log: DeltaLog
+    begun: Any
+    app: str
+    repeated: bool
+
+    def replace(self, predicate: str, partition: Mapping[str, Any], files: Sequence[WrittenFile]) -> int:
+        """Put files in the place of a partition's, in one commit; its version.
+
+        Raises:
+            PySparkException: DELTA_CONCURRENT_...: another driver changed the partition meanwhile.
+        """
+        jvm, now = self.log._jvm, int(time.time() * 1000)
+        package = jvm.org.apache.spark.sql.delta
+        from_json = getattr(getattr(package.actions, "Action$"), "MODULE$").fromJson
+        old = []
+        if self.repeated:
+            predicates = self.log._seq([self.log._parsed(predicate)])
+            old = [one.remove() for one in _each(self.begun.filterFiles(predicates, False))]
+        values = {name: str(value) for name, value in partition.items()}
+        actions = [
+            {
+                "add": {
+                    "path": quote(file.path, safe="/="),
+                    "partitionValues": values,
+                    "size": file.bytes,
+                    "modificationTime": now,
+                    "dataChange": True,
+                    "stats": file.stats,
+                }
+            }
+            for file in files
+        ]
+        actions.append({"txn": {"appId": self.app, "version": 1, "lastUpdated": now}})
+        option, none = jvm.scala.Option, jvm.scala.Option.empty()
+        mode = jvm.org.apache.spark.sql.SaveMode
+        operation = getattr(package, "DeltaOperations$Write")(
+            mode.Overwrite if self.repeated else mode.Append,
+            option.apply(self.log._seq(list(partition))),
+            option.apply(predicate) if self.repeated else none,
+            none, none, none, none, none, none,
+        )  # fmt: skip
+        made = [from_json(json.dumps(action)) for action in actions]
+        return int(self.begun.commit(self.log._seq([*old, *made]), operation))
+
+
+def _each(found: Any) -> list[Any]:
+    return [found.apply(place) for place in range(found.size())]

@@ -1,0 +1,285 @@
+"""Parquet files of Delta tables, read and written by Python tasks themselves.
+
+A vector that Spark reads for a Python task is copied row by row to a batch and sent through a socket; on the
+way back so again, and a list of floats is written float by float. Arrow does all that in memory a task maps.
+Which files a table has, and which it gets, stays Delta's business (storage.tables).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, ClassVar, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from pyspark import TaskContext
+from pyspark.sql.types import StructType
+
+from walkbits.storage.digest import row_digests
+from walkbits.storage.places import unique_name
+from walkbits.storage.rows import Batches
+
+_BATCH_ROWS: Final = 4096
+_ROW_GROUP_BYTES: Final = 8 << 20
+"""What a task holds of a file that it writes, still in the cache when it is written, and what splits cut."""
+_SPLIT_BYTES: Final = 128 << 20
+_PREFIX: Final = 32
+"""Characters of a text that the table's log keeps as a bound, as Delta does."""
+
+_ARROW: Final[dict[str, pa.DataType]] = {
+    "string": pa.string(),
+    "int": pa.int32(),
+    "bigint": pa.int64(),
+    "float": pa.float32(),
+    "binary": pa.binary(),
+    "array<bigint>": pa.list_(pa.field("element", pa.int64(), nullable=False)),
+    "array<float>": pa.list_(pa.field("element", pa.float32(), nullable=False)),
+}
+
+
+@dataclass(frozen=True)
+class Split:
+    """The row groups of a file whose middle lies between two positions."""
+
+    path: str
+    start: int
+    end: int
+
+
+def split_files(sizes: Mapping[str, int], parallelism: int) -> list[Split]:
+    """Cut files (path -> bytes) in pieces for tasks: at most 128 MB, and fewer where cores would idle."""
+    limit = min(_SPLIT_BYTES, max(1, -(-sum(sizes.values()) // max(1, parallelism))))
+    splits = []
+    for path, size in sizes.items():
+        pieces = max(1, -(-size // limit))
+        bounds = [size * i // pieces for i in range(pieces + 1)]
+        splits += [Split(path, *pair) for pair in pairwise(bounds)]
+    return splits
+
+
+@dataclass(frozen=True)
+class ReadSplits:
+    """Numbers of splits to their rows, in the order of the file.
+
+    Attributes:
+        where: Columns that must have a value; they need not be among `columns`.
+    """
+
+    splits: Sequence[Split]
+    columns: tuple[str, ...]
+    where: Mapping[str, Any]
+
+    def run(self, batches: Batches) -> Batches:
+        """(number of a split) -> columns.
+
+        Raises:
+            OSError: a file is gone, or a page of it is damaged.
+        """
+        for batch in batches:
+            for number in batch.column(0).to_pylist():
+                yield from self._read(self.splits[number])
+
+    def _read(self, split: Split) -> Batches:
+        wanted = list(dict.fromkeys([*self.columns, *self.where]))
+        with pq.ParquetFile(split.path, memory_map=True, page_checksum_verification=True) as file:
+            groups = [
+                number
+                for number in range(file.metadata.num_row_groups)
+                if split.start <= _middle(file.metadata.row_group(number)) < split.end
+            ]
+            for batch in file.iter_batches(_BATCH_ROWS, groups, wanted, use_threads=False):
+                rows = batch
+                for name, value in self.where.items():
+                    rows = rows.filter(pc.equal(rows.column(name), value))
+                if rows.num_rows:
+                    yield rows.select(list(self.columns))
+
+
+def _middle(group: Any) -> int:
+    columns = [group.column(number) for number in range(group.num_columns)]
+    first = min(column.dictionary_page_offset or column.data_page_offset for column in columns)
+    return int(first + sum(column.total_compressed_size for column in columns) // 2)
+
+
+@dataclass(frozen=True)
+class WrittenFile:
+    """A file that a task wrote.
+
+    Attributes:
+        path: Below the table's folder.
+        bytes: Size.
+        rows: Rows.
+        xor: Exclusive or of the rows' digests, as int64.
+        sum: Sum of the lower halves of the rows' digests.
+        stats: What the table's log says of the file, as JSON.
+    """
+
+    path: str
+    bytes: int
+    rows: int
+    xor: int
+    sum: int
+    stats: str
+
+    schema: ClassVar[str] = "path string, bytes bigint, rows bigint, xor bigint, sum bigint, stats string"
+
+
+@dataclass(frozen=True)
+class WriteFile:
+    """Rows of a table to one file of its own per attempt of a task; none for no rows.
+
+    A killed or doubled attempt leaves a file that no log names, which the table's vacuum removes.
+
+    Attributes:
+        root: The table's folder.
+        folder: Of the partition, below it.
+        schema: Of the table, whole.
+        fixed: Values of the partition columns, which no file holds; all others come in the batches.
+        hashed: Columns of the digest, in order.
+        compression: Parquet codec.
+    """
+
+    root: str
+    folder: str
+    schema: StructType
+    fixed: Mapping[str, Any]
+    hashed: Sequence[str]
+    compression: str
+
+    def run(self, batches: Batches) -> Batches:
+        """Rows -> one `WrittenFile`, or none.
+
+        Raises:
+            pa.ArrowInvalid: a null, where the table allows none, or a number that its column cannot hold.
+        """
+        part = TaskContext.get()
+        number = part.partitionId() if part else 0
+        name = f"{self.folder}/part-{number:05d}-{unique_name()}.parquet"
+        path = Path(self.root) / name
+        writer: pq.ParquetWriter | None = None
+        schema, seen = self._arrow_schema(), _Seen()
+        try:
+            for group in _grouped(self._hashed_rows(batches, schema, seen)):
+                if writer is None:
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    writer = self._writer(path, schema)
+                writer.write_table(group, row_group_size=max(1, group.num_rows))
+            if writer is None:
+                return
+            writer.close()
+        except BaseException:
+            if writer is not None:
+                writer.close()
+                path.unlink(missing_ok=True)
+            raise
+        metadata = pq.read_metadata(path)
+        written = WrittenFile(
+            name, path.stat().st_size, metadata.num_rows, seen.xor, seen.sum, _stats(metadata, schema)
+        )
+        yield pa.RecordBatch.from_pylist([asdict(written)])
+
+    def _arrow_schema(self) -> pa.Schema:
+        fields = [field for field in self.schema.fields if field.name not in self.fixed]
+        return pa.schema(
+            [pa.field(one.name, _ARROW[one.dataType.simpleString()], one.nullable) for one in fields]
+        )
+
+    def _writer(self, path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+        scalar = [field.name for field in schema if _is_scalar(field.type)]
+        return pq.ParquetWriter(
+            path,
+            schema,
+            compression="none" if self.compression == "uncompressed" else self.compression,
+            # vectors never repeat, and nobody asks for those between two bounds
+            use_dictionary=scalar,
+            write_statistics=scalar,
+            write_page_checksum=True,
+            store_schema=False,
+        )
+
+    def _hashed_rows(self, batches: Batches, schema: pa.Schema, seen: _Seen) -> Batches:
+        kinds = {field.name: _ARROW[field.dataType.simpleString()] for field in self.schema.fields}
+        for batch in batches:
+            if not batch.num_rows:
+                continue
+            columns = {name: batch.column(name).cast(schema.field(name).type) for name in schema.names}
+            digests = row_digests(
+                [
+                    columns[name]
+                    if name in columns
+                    else pa.repeat(pa.scalar(self.fixed[name], kinds[name]), batch.num_rows)
+                    for name in self.hashed
+                ]
+            )
+            seen.add(digests)
+            yield pa.RecordBatch.from_arrays(list(columns.values()), schema=schema)
+
+
+@dataclass
+class _Seen:
+    """The fingerprint so far."""
+
+    xor: int = 0
+    sum: int = 0
+
+    def add(self, digests: Any) -> None:
+        self.xor ^= int(np.bitwise_xor.reduce(digests).view(np.int64))
+        self.sum += int((digests & np.uint64(0xFFFFFFFF)).sum())
+
+
+def _grouped(batches: Iterable[pa.RecordBatch]) -> Iterable[pa.Table]:
+    """Batches as tables that become row groups."""
+    held: list[pa.RecordBatch] = []
+    size = 0
+    for batch in batches:
+        held.append(batch)
+        size += batch.nbytes
+        if size >= _ROW_GROUP_BYTES:
+            yield pa.Table.from_batches(held)
+            held, size = [], 0
+    if held:
+        yield pa.Table.from_batches(held)
+
+
+def _is_scalar(kind: pa.DataType) -> bool:
+    return not (pa.types.is_list(kind) or pa.types.is_binary(kind))
+
+
+def _stats(metadata: Any, schema: pa.Schema) -> str:
+    """Rows and bounds of a file, in the form of Delta's log (protocol, per-file statistics)."""
+    least: dict[str, Any] = {}
+    most: dict[str, Any] = {}
+    nulls: dict[str, int] = {}
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    for field in schema:
+        if not (pa.types.is_string(field.type) or pa.types.is_integer(field.type)):
+            continue
+        seen = [group.column(_leaf(metadata, field.name)).statistics for group in groups]
+        nulls[field.name] = sum(one.null_count for one in seen)
+        bounds = [one for one in seen if one.has_min_max]
+        if bounds:
+            least[field.name] = _lower(min(one.min for one in bounds))
+            most[field.name] = _upper(max(one.max for one in bounds))
+    return json.dumps(
+        {"numRecords": metadata.num_rows, "minValues": least, "maxValues": most, "nullCount": nulls}
+    )
+
+
+def _leaf(metadata: Any, name: str) -> int:
+    """Which column of the file a scalar is: lists have a longer path."""
+    return next(i for i in range(metadata.num_columns) if metadata.schema.column(i).path == name)
+
+
+def _lower(value: Any) -> Any:
+    return value[:_PREFIX] if isinstance(value, str) else value
+
+
+def _upper(value: Any) -> Any:
+    """Above every text that begins so."""
+    return value[:_PREFIX] + "\U0010ffff" if isinstance(value, str) and len(value) > _PREFIX else value
