@@ -262,7 +262,7 @@ class Retrain(Section):
 class Inference(Section):
     """Layer by layer over the whole graph."""
 
-    block_size: Annotated[int, Field(ge=16, le=1 << 20)] = 480
+    block_size: Annotated[int, Field(ge=16, le=1 << 20)] = 960
     """Rows of one padded model call; results do not depend on batch boundaries."""
     cache_bytes: ByteSize | None = None
     """Vectors of a layer that each host maps, the most referenced first, e.g. 16GiB; the rest is

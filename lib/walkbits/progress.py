@@ -104,6 +104,8 @@ def cost(stages: list[SparkStage]) -> Figures:
 def line(stages: list[SparkStage], seconds: float) -> str | None:
     """One line about the Spark stage at work: tasks and rows done, rate, time left; None between stages.
 
+    Rows are left out where Spark sees none, as of files that tasks write themselves.
+
     Args:
         seconds: How long the stages at work have been so, for the rate.
     """
@@ -113,7 +115,8 @@ def line(stages: list[SparkStage], seconds: float) -> str | None:
         return None
     rows = sum(s.rows for s in at_work)
     left = f"{seconds * (tasks - done) / done:.0f}s" if done else "unknown"
-    return f"tasks={done}/{tasks} rows={rows} rows_per_second={rows / max(seconds, 0.1):.0f} left={left}"
+    rate = f" rows={rows} rows_per_second={rows / max(seconds, 0.1):.0f}" if rows else ""
+    return f"tasks={done}/{tasks}{rate} left={left}"
 
 
 @contextmanager

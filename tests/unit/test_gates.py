@@ -43,7 +43,7 @@ def stage(**changes: object) -> SparkStage:
 
 def test_a_line_tells_tasks_rows_rate_and_time_left() -> None:
     assert line([stage(), stage(active=False)], 5.0) == "tasks=1/4 rows=100 rows_per_second=20 left=15s"
-    assert line([stage(done=0, rows=0)], 5.0) == "tasks=0/4 rows=0 rows_per_second=0 left=unknown"
+    assert line([stage(done=0, rows=0)], 5.0) == "tasks=0/4 left=unknown"
     assert line([stage(active=False)], 5.0) is None
 
 
