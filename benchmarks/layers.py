@@ -182,7 +182,7 @@ def engine(
 
     Reads the features and neighborhoods of run `inputs`; commits under a run of its own, as every day does.
     """
-    run_id = run_id or f"run{next(RUNS)}"
+    kept, run_id = run_id is not None, run_id or f"run{next(RUNS)}"
     folder, layers = Path(store.root) / "_layers", Committed(store, run_id)
     group = f"layers {run_id}"
     store.spark.sparkContext.setJobGroup(group, group)
@@ -209,6 +209,10 @@ def engine(
         sent = len(references.blocks(np.flatnonzero(slots < 0).astype(np.int32))[1])
     size = 2 if inference.message_dtype == "fp16" else 4
     shutil.rmtree(folder)
+    # A virtual machine pays again for every page of memory that it has not used yet; a run then measures
+    # how many runs were before it. So the next one gets the pages of this one's files.
+    for table in () if kept else (REPRESENTATIONS, EMBEDDINGS):
+        shutil.rmtree(f"{store.path(table)}/run_id={run_id}")
     spent = cost(spark_stages(store.spark, group, quantiles=True))
     return {
         "inner": marks[1] - marks[0],

@@ -160,8 +160,10 @@ def measure_stage(
     def stage(n: int) -> Rows:
         return build_neighborhoods(spark, graphs[n], "item_from_item", WALKS, SEED)
 
+    store = Store(spark, str(scratch / "tables"))
+
     def write(n: int) -> None:
-        write_stage(stage(n), scratch)
+        write_stage(stage(n), store)
 
     def unwritten_stage(n: int) -> None:
         stage(n).to_frame().write.format("noop").mode("overwrite").save()
@@ -184,9 +186,8 @@ def measure_stage(
     }
 
 
-def write_stage(rows: Rows, scratch: Path) -> None:
+def write_stage(rows: Rows, store: Store) -> None:
     """Commit neighborhoods to a Delta table, under a run of their own as every day does."""
-    store = Store(rows.frame.sparkSession, str(scratch / "tables"))
     store.write_rows(NEIGHBORHOODS, [rows], f"run{next(RUNS)}", relation="item_from_item")
 
 
@@ -206,9 +207,10 @@ def measure_promotions(spark: SparkSession, scratch: Path) -> dict[str, float]:
         item, context, None, num_items, num_contexts, keys[:num_items], keys[:num_contexts]
     ).save(folder)
 
+    store = Store(spark, str(scratch / "tables"))
+
     def write() -> None:
-        graph = folder
-        write_stage(build_neighborhoods(spark, graph, "item_from_item", WALKS, SEED), scratch)
+        write_stage(build_neighborhoods(spark, folder, "item_from_item", WALKS, SEED), store)
 
     write()
     return {"promotions_edges": len(pair), "promotions_nodes_per_s": num_items / median(write, 3)}

@@ -25,7 +25,8 @@ from walkbits.storage.digest import row_digests
 from walkbits.storage.places import unique_name
 from walkbits.storage.rows import Batches
 
-_BATCH_ROWS: Final = 4096
+_BATCH_ROWS: Final = 3840
+"""Whole blocks of the layer engine (`inference.block_size`), so that none is computed half empty."""
 _ROW_GROUP_BYTES: Final = 8 << 20
 """What a task holds of a file that it writes, still in the cache when it is written, and what splits cut."""
 _SPLIT_BYTES: Final = 128 << 20
