@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -68,11 +69,18 @@ class DeltaLog:
             files[f"{root}/{name}"] = int(file.size())
         return files
 
-    def begin(self, app: str) -> Transaction:
-        """A transaction that reads whether `app` has committed to the table before."""
+    def begin(self, app: str, folder: str) -> Transaction:
+        """A transaction that reads whether `app`, which writes to `folder` only, has committed before.
+
+        What the log says of `app` is asked only where the folder holds files: to answer, Delta reads the
+        table's whole state, which takes longer than to write a small partition.
+        """
         none = self._jvm.scala.Option.empty()
         begun = self._log().startTransaction(none, none)
-        return Transaction(self, begun, app, int(begun.txnVersion(app)) >= 0)
+        begun.readTxn().append(app)  # as txnVersion does: another commit of `app` is a conflict from now on
+        place = Path(self.local_path()) / folder
+        repeated = place.exists() and any(place.iterdir()) and int(begun.txnVersion(app)) >= 0
+        return Transaction(self, begun, app, repeated)
 
     @property
     def _jvm(self) -> Any:

@@ -10,7 +10,6 @@ import itertools
 import operator
 import re
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import reduce
@@ -159,12 +158,10 @@ class Store:
         fixed = {RUN_ID.name: run_id, **partition}
         if not self._log(table).on_local_disk():
             return self.write(table, union_of(parts), run_id, **partition)
-        place, log = _predicate(fixed), self._log(table)
-        with ThreadPoolExecutor(1) as aside:
-            # Delta takes half a second to know its own state: the tasks do not wait for it.
-            begun = aside.submit(log.begin, f"write/{place}")
-            files = self._written_files(table, parts, fixed)
-            transaction = begun.result()
+        place = _predicate(fixed)
+        folder = "/".join(f"{name}={fixed[name]}" for name in table.partition_by)
+        transaction = self._log(table).begin(f"write/{place}", folder)
+        files = self._written_files(table, parts, folder, fixed)
         rows = sum(file.rows for file in files)
         if not rows:
             raise _empty(table, run_id)
@@ -175,10 +172,9 @@ class Store:
         return Written(output_name(table, partition), rows, fingerprint_text(measured), size, version)
 
     def _written_files(
-        self, table: Table, parts: Sequence[Rows], fixed: Mapping[str, Any]
+        self, table: Table, parts: Sequence[Rows], folder: str, fixed: Mapping[str, Any]
     ) -> list[WrittenFile]:
         root = self._log(table).local_path()
-        folder = "/".join(f"{name}={fixed[name]}" for name in table.partition_by)
         hashed = [name for name in table.names if name != RUN_ID.name]
         step = WriteFile(root, folder, table.schema, fixed, hashed, table.compression)
         written = union_of([part.then(step.run, WrittenFile.schema) for part in parts]).collect()
