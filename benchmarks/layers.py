@@ -26,7 +26,7 @@ from typing import Final
 
 import numpy as np
 import pyarrow as pa
-from measure import Figures, PeakMemory, seconds
+from measure import Figures, PeakMemory, drop_files, seconds
 from numpy.typing import NDArray
 from pyspark.sql import functions as F
 from walkbits import config
@@ -209,10 +209,8 @@ def engine(
         sent = len(references.blocks(np.flatnonzero(slots < 0).astype(np.int32))[1])
     size = 2 if inference.message_dtype == "fp16" else 4
     shutil.rmtree(folder)
-    # A virtual machine pays again for every page of memory that it has not used yet; a run then measures
-    # how many runs were before it. So the next one gets the pages of this one's files.
     for table in () if kept else (REPRESENTATIONS, EMBEDDINGS):
-        shutil.rmtree(f"{store.path(table)}/run_id={run_id}")
+        drop_files(store, table, run_id)
     spent = cost(spark_stages(store.spark, group, quantiles=True))
     return {
         "inner": marks[1] - marks[0],

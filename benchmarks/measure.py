@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import statistics
 import sys
 import threading
@@ -11,6 +12,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
+
+from walkbits.schemas import Table
+from walkbits.storage.tables import Store
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 
@@ -25,6 +29,15 @@ def seconds(work: Callable[[], object]) -> float:
 def median(work: Callable[[], object], repeats: int) -> float:
     """Median wall time of some calls."""
     return statistics.median(seconds(work) for _ in range(repeats))
+
+
+def drop_files(store: Store, table: Table, run_id: str) -> None:
+    """Delete what a run wrote, so that the next one writes to the same pages of memory.
+
+    A virtual machine pays extra for every page that it has not used before: a run would measure how many
+    runs were before it.
+    """
+    shutil.rmtree(f"{store.path(table)}/run_id={run_id}")
 
 
 class Figures:

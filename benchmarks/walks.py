@@ -20,6 +20,7 @@ import argparse
 import importlib.resources
 import itertools
 import json
+import statistics
 import subprocess
 import tempfile
 import time
@@ -29,7 +30,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from measure import ROOT, Figures, PeakMemory, median, seconds
+from measure import ROOT, Figures, PeakMemory, drop_files, median, seconds
 from power_law import power_law_graph
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
@@ -162,33 +163,36 @@ def measure_stage(
 
     store = Store(spark, str(scratch / "tables"))
 
-    def write(n: int) -> None:
-        write_stage(stage(n), store)
+    def warm(n: int) -> float:
+        return statistics.median(written_in(stage(n), store) for _ in range(repeats))
 
     def unwritten_stage(n: int) -> None:
         stage(n).to_frame().write.format("noop").mode("overwrite").save()
 
     with PeakMemory() as peak:
-        cold = seconds(lambda: write(items))
-        warm = median(lambda: write(items), repeats)
+        cold = written_in(stage(items), store)
+        spent = warm(items)
         unwritten = median(lambda: unwritten_stage(items), repeats)
-        growth = {n: warm if n == items else median(lambda n=n: write(n), repeats) for n in graphs}
-    per_million = {n: spent / n * 1e6 for n, spent in growth.items()}
+        growth = {n: spent if n == items else warm(n) for n in graphs}
+    per_million = {n: took / n * 1e6 for n, took in growth.items()}
     return {
-        "stage_nodes_per_s": items / warm,
-        "stage_seconds": warm,
+        "stage_nodes_per_s": items / spent,
+        "stage_seconds": spent,
         "stage_cold_seconds": cold,
         "stage_seconds_without_delta": unwritten,
-        **{f"seconds_per_million_{n}": spent for n, spent in per_million.items()},
+        **{f"seconds_per_million_{n}": took for n, took in per_million.items()},
         "growth_max": max(per_million.values()) / min(per_million.values()),
         "peak_worker_mb": peak.private_mb,
         "peak_worker_mb_with_mapped_graph": peak.resident_mb,
     }
 
 
-def write_stage(rows: Rows, store: Store) -> None:
-    """Commit neighborhoods to a Delta table, under a run of their own as every day does."""
-    store.write_rows(NEIGHBORHOODS, [rows], f"run{next(RUNS)}", relation="item_from_item")
+def written_in(rows: Rows, store: Store) -> float:
+    """Seconds to commit neighborhoods to a Delta table, under a run of their own as every day does."""
+    run_id = f"run{next(RUNS)}"
+    spent = seconds(lambda: store.write_rows(NEIGHBORHOODS, [rows], run_id, relation="item_from_item"))
+    drop_files(store, NEIGHBORHOODS, run_id)
+    return spent
 
 
 def measure_promotions(spark: SparkSession, scratch: Path) -> dict[str, float]:
@@ -209,11 +213,9 @@ def measure_promotions(spark: SparkSession, scratch: Path) -> dict[str, float]:
 
     store = Store(spark, str(scratch / "tables"))
 
-    def write() -> None:
-        write_stage(build_neighborhoods(spark, folder, "item_from_item", WALKS, SEED), store)
-
-    write()
-    return {"promotions_edges": len(pair), "promotions_nodes_per_s": num_items / median(write, 3)}
+    rows = build_neighborhoods(spark, folder, "item_from_item", WALKS, SEED)
+    _, *warm = (written_in(rows, store) for _ in range(4))
+    return {"promotions_edges": len(pair), "promotions_nodes_per_s": num_items / statistics.median(warm)}
 
 
 def _numbers(ids: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.int32]]:
