@@ -18,7 +18,7 @@ from walkbits import config
 from walkbits.errors import InputError
 from walkbits.inference import arithmetic
 from walkbits.inference.convolving import Convolve, Finish
-from walkbits.inference.landing import Destinations, Land, Projection
+from walkbits.inference.landing import Land, Projection
 from walkbits.inference.tasks import in_blocks
 from walkbits.models.pinsage import Hop, PinSage
 from walkbits.models.sampling import SubgraphBuilder
@@ -67,32 +67,30 @@ def by_tasks(
         "block_size": block_size,
         "model_rows": SimpleNamespace(report=lambda *_: None),
     }
-    width, read = graph.features.shape[1], []
+    out = graph.features
     for number, (update,) in enumerate(network.layers):
         own, pooled = folder / f"own-{number}.npy", folder / f"pooled-{number}.npy"
-        create_matrix(own, nodes, width)
+        create_matrix(own, nodes, out.shape[1])
         create_matrix(pooled, nodes, update.project.linear.size)
-        read.append(Destinations(own, (Projection("", update.project, None, pooled),)))
-        width = 5
-    land = Land(**common, width=graph.features.shape[1], to=read[0])
-    list(land.run(batches_of(order, cuts, [binary_array(graph.features)])))
-    out = np.zeros((nodes, 5), np.float32)
-    for (update,), here, after in zip(network.layers, read, [*read[1:], None], strict=True):
+        projection = Projection("", update.project, None, pooled)
+        land = Land(**common, width=out.shape[1], own=own, projections=(projection,))
+        list(land.run(batches_of(order, cuts, [binary_array(out)])))
+        last = number == len(network.layers) - 1
         convolve = Convolve(
             **common,
             label="",
             sources=nodes,
             update=update,
-            pooled=here.projections[0].matrix,
-            own=here.own,
+            pooled=pooled,
+            own=own,
             references=None,
-            to=after or Destinations(None, ()),
-            finish=None if after else Finish(network.outputs["item"], ()),
+            finish=Finish(network.outputs["item"], ()) if last else None,
         )
         lists = [pa.array([packed(row[part]) for row in graph.rows], pa.binary()) for part in range(2)]
+        out = np.zeros((nodes, 5), np.float32)
         for batch in convolve.run(batches_of(order, cuts, lists)):
             column = batch.column(2)
-            flat = read_vectors(column, 5) if after else column.flatten().to_numpy()
+            flat = column.flatten().to_numpy() if last else read_vectors(column, 5)
             out[batch.column(1).to_numpy()] = np.reshape(flat, (-1, 5))
     return out
 

@@ -11,7 +11,6 @@ import pyarrow as pa
 from walkbits.errors import InputError, WalkbitsError
 from walkbits.inference import arithmetic
 from walkbits.inference.arithmetic import F32, I32, I64, Weights
-from walkbits.inference.landing import Destinations, Lander
 from walkbits.inference.references import References, open_slots
 from walkbits.inference.tasks import Block, Task, in_blocks, span, vectors
 from walkbits.models.card import Output, Update
@@ -43,7 +42,6 @@ class Convolve(Task):
         own: Matrix of the targets' own representations, unless only the pooled vector counts.
         references: File of `References`, for degree normalisation.
         sources: Nodes of the source type.
-        to: Where the next layer reads the rows, which so are landed as they are made.
         finish: In the last layer, how they become embeddings.
     """
 
@@ -53,20 +51,18 @@ class Convolve(Task):
     own: Place | None
     references: Place | None
     sources: int
-    to: Destinations
     finish: Finish | None
 
     def run(self, batches: Batches) -> Batches:
         """(node, neighbors, visits) -> (node_type, node, vector)."""
         pooled, shares = open_matrix(self.pooled), _Shares(self)
-        with Lander(self, self.to) as lander:
-            leave = _Leaver(self, lander)
-            for batch in batches:
-                for start in range(0, batch.num_rows, self.block_size):
-                    part = batch.slice(start, self.block_size)
-                    indptr, neighbors, weights = shares(part.column(1), part.column(2))
-                    n = arithmetic.pool(pooled, indptr, neighbors, weights, self.update.pool)
-                    yield leave(part.column(0).to_numpy(), n, np.diff(indptr))
+        leave = _Leaver(self)
+        for batch in batches:
+            for start in range(0, batch.num_rows, self.block_size):
+                part = batch.slice(start, self.block_size)
+                indptr, neighbors, weights = shares(part.column(1), part.column(2))
+                n = arithmetic.pool(pooled, indptr, neighbors, weights, self.update.pool)
+                yield leave(part.column(0).to_numpy(), n, np.diff(indptr))
 
 
 @dataclass(frozen=True)
@@ -127,11 +123,10 @@ class ConvolveBlock(Convolve):
                 f"got {met} of {len(sources)} references; look for lost rows in the layer before"
             )
         nodes = np.concatenate([part.column(1).to_numpy() for part in parts])
-        with Lander(self, self.to) as lander:
-            leave = _Leaver(self, lander)
-            for start in range(0, len(nodes), self.block_size):
-                piece = slice(start, start + self.block_size)
-                yield leave(nodes[piece], pooled[piece], sizes[piece])
+        leave = _Leaver(self)
+        for start in range(0, len(nodes), self.block_size):
+            piece = slice(start, start + self.block_size)
+            yield leave(nodes[piece], pooled[piece], sizes[piece])
 
 
 def _split(batches: Batches) -> tuple[Batches, Batches]:
@@ -177,10 +172,10 @@ class _Shares:
 
 
 class _Leaver:
-    """Pooled rows to rows of the layer, landed for the next one, or to embeddings."""
+    """Pooled rows to rows of the layer, or to embeddings."""
 
-    def __init__(self, task: Convolve, lander: Lander) -> None:
-        self._task, self._lander, self._rows, self._node_sum = task, lander, 0, 0
+    def __init__(self, task: Convolve) -> None:
+        self._task, self._rows, self._node_sum = task, 0, 0
         self._own = open_matrix(task.own) if task.own else None
         self._finish = _Finisher(task.finish, task.weights.value) if task.finish else None
 
@@ -199,7 +194,6 @@ class _Leaver:
             return block.gather(self._finish(block, h) if self._finish else h)
 
         out = in_blocks(nodes, task.block_size, leave)
-        self._lander.write(nodes, out)
         self._rows += len(nodes)
         self._node_sum += int(nodes.sum(dtype=np.int64))
         task.model_rows.report(task.label, self._rows, self._node_sum)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Self
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -78,73 +78,58 @@ class Projection:
 
 
 @dataclass(frozen=True)
-class Destinations:
-    """Where the rows of a node type go, for a layer to read.
+class Land(Task):
+    """Rows of a node type to the files that a layer reads.
 
     Attributes:
+        width: Columns of the rows.
         own: File for the rows themselves, or None.
         projections: Files for what they are projected to; of cold sources nothing is written.
     """
 
+    width: int
     own: Place | None
     projections: tuple[Projection, ...]
-
-
-class Lander:
-    """Writes a task's rows to their destinations, and reports what it projected."""
-
-    def __init__(self, task: Task, to: Destinations) -> None:
-        self._task, self._to = task, to
-        self._computed = [0] * len(to.projections)
-        self._files = ExitStack()
-
-    def __enter__(self) -> Self:
-        own, projections = self._to.own, self._to.projections
-        self._own = self._files.enter_context(ArrayWriter(own)) if own else None
-        self._caches = [self._files.enter_context(ArrayWriter(one.matrix)) for one in projections]
-        self._slots = [open_slots(one.slots) if one.slots else None for one in projections]
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._files.__exit__(*error)
-
-    def write(self, nodes: I32, rows: F32) -> None:
-        """int32 [n], fp32 [n, width]."""
-        task = self._task
-        if self._own:
-            self._own.write(nodes, rows)
-        for i, projection in enumerate(self._to.projections):
-            kept, places = _cached(nodes, self._slots[i])
-            projected = projection.of(nodes[kept], rows[kept], task.block_size, task.weights.value)
-            self._caches[i].write(places, projected)
-            self._computed[i] += len(places)
-            if projection.label:
-                task.model_rows.report(projection.label, self._computed[i])
-
-
-@dataclass(frozen=True)
-class Land(Task):
-    """Source rows of a table to their destinations.
-
-    Attributes:
-        width: Columns of the rows.
-    """
-
-    width: int
-    to: Destinations
 
     def run(self, batches: Batches) -> Batches:
         """(node, vector) -> one `Landed` row."""
         seen, problem = np.zeros(3, np.int64), None
         try:
-            with Lander(self, self.to) as lander:
+            with ExitStack() as files:
+                own = files.enter_context(ArrayWriter(self.own)) if self.own else None
+                caches = [
+                    _Cache(self, one, files.enter_context(ArrayWriter(one.matrix)))
+                    for one in self.projections
+                ]
                 for nodes, rows in vectors(batches, self.width):
                     wide = nodes.astype(np.int64)
                     seen += len(wide), wide.sum(), (wide * wide).sum()  # modulo 2^64
-                    lander.write(nodes, rows)
+                    if own:
+                        own.write(nodes, rows)
+                    for cache in caches:
+                        cache.write(nodes, rows)
         except InputError as error:
             problem = str(error)
         yield pa.RecordBatch.from_pylist([asdict(Landed(int(seen[0]), int(seen[1]), int(seen[2]), problem))])
+
+
+class _Cache:
+    """Writes a task's rows as a relation pools them, and reports how many."""
+
+    def __init__(self, task: Task, projection: Projection, file: ArrayWriter) -> None:
+        self._task, self._projection, self._file = task, projection, file
+        self._slots = open_slots(projection.slots) if projection.slots else None
+        self._computed = 0
+
+    def write(self, nodes: I32, rows: F32) -> None:
+        """int32 [n], fp32 [n, width]."""
+        task, projection = self._task, self._projection
+        kept, places = _cached(nodes, self._slots)
+        projected = projection.of(nodes[kept], rows[kept], task.block_size, task.weights.value)
+        self._file.write(places, projected)
+        self._computed += len(places)
+        if projection.label:
+            task.model_rows.report(projection.label, self._computed)
 
 
 def _cached(nodes: I32, slots: I32 | None) -> tuple[slice | NDArray[np.bool_], I32]:

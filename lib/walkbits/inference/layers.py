@@ -2,11 +2,10 @@
 
 For each layer the source nodes are projected once and land in one matrix file, which every
 host maps; the target nodes then stream past it with their neighborhoods, pool, combine and
-leave as rows of the next layer, for which the tasks that made them land them at once. Nothing is
-shuffled, unless the matrix exceeds the host's budget: then the most referenced rows are mapped,
-and the others are shuffled once to each block of targets that references them. Nothing that
-grows with the graph reaches the driver's memory. The engine reads declarations only: it knows
-no architecture.
+leave as rows of the next layer. Nothing is shuffled, unless the matrix exceeds the host's
+budget: then the most referenced rows are mapped, and the others are shuffled once to each block
+of targets that references them. Nothing that grows with the graph reaches the driver's memory.
+The engine reads declarations only: it knows no architecture.
 
 A task computes in blocks of one fixed height, in which a node's place is congruent to its index, so
 the bits of a row depend neither on the rows beside it nor on partitions and batches.
@@ -29,7 +28,7 @@ from walkbits.config import Relation
 from walkbits.errors import InputError
 from walkbits.inference.arithmetic import F32
 from walkbits.inference.convolving import Convolve, ConvolveBlock, Embed, Finish
-from walkbits.inference.landing import Destinations, Land, Landed, Projection, ReadMatrix, Send
+from walkbits.inference.landing import Land, Landed, Projection, ReadMatrix, Send
 from walkbits.inference.plan import UpdatePlan, plan_updates
 from walkbits.inference.proof import ModelRows
 from walkbits.inference.references import (
@@ -204,7 +203,6 @@ class _Engine:
         self._version = dict.fromkeys(num_nodes, 0)
         self._mapped: dict[str, Place] = {}
         self._projections: dict[tuple[int, Relation], Projection] = {}
-        self._landed: set[tuple[int, NodeType]] = set()
         self._kept = kept
 
     def start_from(self, node_type: NodeType, features: Rows) -> None:
@@ -225,15 +223,7 @@ class _Engine:
         self._newest[node_type] = lambda: rows
 
     def land(self, number: int) -> None:
-        """Write and map what a layer reads, of the node types whose rows did not land as they were made."""
-        for node_type in sorted(self._num_nodes):
-            if (number, node_type) not in self._landed and node_type in self._newest:
-                to = self._destinations(number, node_type, self._version[node_type])
-                if to.own or to.projections:
-                    self._land(number, node_type, to)
-
-    def _destinations(self, number: int, node_type: NodeType, version: int) -> Destinations:
-        """New files for what a layer, and outputs after it, read of a node type: its rows of layer `version`.
+        """Write and map what a layer, and outputs after it, read of the newest rows.
 
         A layer that is kept from an earlier attempt reads nothing.
         """
@@ -244,17 +234,20 @@ class _Engine:
         own = {update.target for update in updates if update.combine != "pooled"}
         own |= {update.source for update in updates if self._pools_own(number, update)}
         own |= {one for one, output in self._network.outputs.items() if output.layers == "mean"}
-        name = f"{node_type}.{version}"
-        nodes, width = self._num_nodes[node_type], self._widths[number - 1][node_type]
-        self._landed.add((number, node_type))
-        return Destinations(
-            self._create(name, nodes, width) if node_type in own and name not in self._mapped else None,
-            tuple(
-                self._projection(number, update)
-                for update in updates
-                if update.source == node_type and not self._pools_own(number, update)
-            ),
-        )
+        for node_type in sorted(self._newest):
+            name, width = f"{node_type}.{self._version[node_type]}", self._widths[number - 1][node_type]
+            wanted = node_type in own and name not in self._mapped
+            projected = (
+                one for one in updates if one.source == node_type and not self._pools_own(number, one)
+            )
+            task = Land(
+                **self._common(),
+                width=width,
+                own=self._create(name, self._num_nodes[node_type], width) if wanted else None,
+                projections=tuple(self._projection(number, one) for one in projected),
+            )
+            if task.own or task.projections:
+                self._land(node_type, task)
 
     def update(self, number: int, update: Update) -> Rows:
         """Rows of one node type after a layer; its embeddings after the last layer."""
@@ -270,7 +263,6 @@ class _Engine:
             "own": None if update.combine == "pooled" else self._mapped[own],
             "references": self._mapped[f"{relation}.references"] if update.degree_normalised else None,
             "sources": self._num_nodes[update.source],
-            "to": Destinations(None, ()) if last else self._destinations(number + 1, update.target, number),
             "finish": self._finish(update.target) if last else None,
         }
         rows = self._neighborhoods(relation)
@@ -318,7 +310,7 @@ class _Engine:
         """The committed rows are the newest ones; drop the matrices that no later layer reads."""
         for update in self._network.layers[number - 1]:
             target = update.target
-            self._newest[target] = partial(committed, target)  # seldom read: its rows have landed
+            self._newest[target] = partial(committed, target)
             self._drop(f"{update.relation}.{number}")
             self._drop(f"{update.relation}.{number}.slots")
             output = self._network.outputs.get(target)
@@ -355,11 +347,10 @@ class _Engine:
         self._projections[number, update.relation] = Projection(label, update.project, slots, matrix)
         return self._projections[number, update.relation]
 
-    def _land(self, number: int, node_type: NodeType, to: Destinations) -> None:
-        nodes, width = self._num_nodes[node_type], self._widths[number - 1][node_type]
-        task = Land(**self._common(), width=width, to=to)
+    def _land(self, node_type: NodeType, task: Land) -> None:
         landed = self._newest[node_type]().then(task.run, Landed.schema).to_frame()
-        Landed.check([Landed(**row.asDict()) for row in landed.collect()], node_type, nodes)
+        tasks = [Landed(**row.asDict()) for row in landed.collect()]
+        Landed.check(tasks, node_type, self._num_nodes[node_type])
 
     def _land_references(self, number: int, update: Update) -> None:
         name = f"{update.relation}.references"
