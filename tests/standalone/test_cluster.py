@@ -132,6 +132,6 @@ def test_a_task_and_its_speculative_copy_give_each_row_once(master: str, tmp_pat
     assert int(done.stdout.split("speculative=")[1]) >= 1
     nodes = np.arange(100, dtype=np.int32)
     relation, walks, seed = "item_from_item", walks_elsewhere.WALKS, walks_elsewhere.SEED
-    expected = neighborhood_batch(relation, nodes, *neighborhoods_of(csr, relation, nodes, walks, seed))
+    expected = neighborhood_batch(nodes, *neighborhoods_of(csr, relation, nodes, walks, seed))
     found = pq.read_table(tmp_path / "rows.parquet").sort_by("node")
     assert found.to_pylist() == expected.to_pylist()
