@@ -83,6 +83,45 @@ def test_the_log_bounds_scalars_and_no_vectors(store: Store) -> None:
     assert found.count() == 4
 
 
+def test_a_text_of_many_kilobytes_leaves_the_file_without_bounds(store: Store) -> None:
+    """Its row group has none, so those of the others are not those of the file."""
+    long = "z" * 20_000
+
+    def large(batches: Batches) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            for number in range(batch.num_rows):  # each row a row group of its own
+                row = batch.slice(number, 1)
+                wide = pa.array([np.zeros(3 << 20, np.float32)])
+                yield pa.RecordBatch.from_arrays([*row.columns[:3], wide], names=batch.schema.names)
+
+    rows = [("item", i, name, [1.0]) for i, name in enumerate(("a", long, "b"))]
+    frame = frame_of(store, EMBEDDINGS, {}, rows).coalesce(1)
+    store.write_rows(EMBEDDINGS, [Rows.of(frame).then(large, frame.schema)], RUN)
+    said = pa.table(deltalake.DeltaTable(store.path(EMBEDDINGS)).get_add_actions(flatten=True)).to_pylist()[0]
+    assert (said["min.node_id"], said["max.node_id"]) == (0, 2)
+    assert said.get("max.external_id") is None
+    found = store.read(EMBEDDINGS, run_id=RUN, external_id=long).select("node_id").collect()
+    assert [row.node_id for row in found] == [1]
+
+
+@pytest.mark.parametrize("first", ["spark", "tasks"])
+def test_both_ways_of_writing_replace_what_the_other_wrote(store: Store, first: str) -> None:
+    """Also where the partition's value is escaped in its folder's name."""
+    run = "run=1"
+    frame = frame_of(store, FEATURES, {}, [(i, packed([i])) for i in range(4)])
+
+    def write(way: str) -> None:
+        if way == "spark":
+            store.write(FEATURES, frame, run)
+        else:
+            store.write_rows(FEATURES, [Rows.of(frame)], run)
+
+    write(first)
+    write("tasks" if first == "spark" else "spark")
+    assert store.read(FEATURES, run_id=run).count() == 4
+    assert store.scan(FEATURES, ("node_id",), run_id=run).to_frame().count() == 4
+
+
 def test_every_row_is_read_once_however_files_are_split(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -176,7 +177,8 @@ class WriteFile:
             writer.close()
         except BaseException:
             if writer is not None:
-                writer.close()
+                with suppress(OSError, pa.ArrowException):  # a full disk refuses the footer too
+                    writer.close()
                 path.unlink(missing_ok=True)
             raise
         metadata = pq.read_metadata(path)
@@ -262,11 +264,11 @@ def _stats(metadata: Any, schema: pa.Schema) -> str:
         if not (pa.types.is_string(field.type) or pa.types.is_integer(field.type)):
             continue
         seen = [group.column(_leaf(metadata, field.name)).statistics for group in groups]
-        nulls[field.name] = sum(one.null_count for one in seen)
-        bounds = [one for one in seen if one.has_min_max]
-        if bounds:
-            least[field.name] = _lower(min(one.min for one in bounds))
-            most[field.name] = _upper(max(one.max for one in bounds))
+        # A text of several kB leaves its row group without bounds: then the file has none.
+        if all(one is not None and one.has_min_max for one in seen):
+            nulls[field.name] = sum(one.null_count for one in seen)
+            least[field.name] = _lower(min(one.min for one in seen))
+            most[field.name] = _upper(max(one.max for one in seen))
     return json.dumps(
         {"numRecords": metadata.num_rows, "minValues": least, "maxValues": most, "nullCount": nulls}
     )

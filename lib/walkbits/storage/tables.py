@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from functools import reduce
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import quote
 
 import pyarrow as pa
 from delta.tables import DeltaTable
@@ -159,7 +160,8 @@ class Store:
         if not self._log(table).on_local_disk():
             return self.write(table, union_of(parts), run_id, **partition)
         place = _predicate(fixed)
-        folder = "/".join(f"{name}={fixed[name]}" for name in table.partition_by)
+        # escaped as Spark does: both ways of writing know a partition by one folder
+        folder = "/".join(f"{name}={quote(str(fixed[name]), safe='')}" for name in table.partition_by)
         transaction = self._log(table).begin(f"write/{place}", folder)
         files = self._written_files(table, parts, folder, fixed)
         rows = sum(file.rows for file in files)
