@@ -16,6 +16,7 @@ from walkbits.config import Config, Section, config_hash
 from walkbits.errors import InputError, raised_by_worker
 from walkbits.progress import Figures, watched
 from walkbits.schemas import RUN_METRICS, TABLES
+from walkbits.storage.fingerprints import fingerprints_of
 from walkbits.storage.garbage import remove_folder
 from walkbits.storage.mapped import files_of, open_file
 from walkbits.storage.places import Place, remove
@@ -30,7 +31,7 @@ from walkbits.storage.runs import (
     read_log,
     record_state,
 )
-from walkbits.storage.tables import Store, Written, fingerprints_of, parse_output, utc_now
+from walkbits.storage.tables import Store, Written, parse_output, utc_now
 
 LOG = logging.getLogger("walkbits")
 

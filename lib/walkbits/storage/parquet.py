@@ -15,14 +15,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyspark import TaskContext
-from pyspark.sql.types import StructType
 
+from walkbits.schemas import Table
 from walkbits.storage.digest import row_digests
+from walkbits.storage.fingerprints import Digests, hashed_columns
 from walkbits.storage.places import unique_name
 from walkbits.storage.rows import Batches
 
@@ -35,14 +35,15 @@ _PREFIX: Final = 32
 """Characters of a text that the table's log keeps as a bound, as Delta does."""
 
 _ARROW: Final[dict[str, pa.DataType]] = {
-    "string": pa.string(),
-    "int": pa.int32(),
-    "bigint": pa.int64(),
-    "float": pa.float32(),
-    "binary": pa.binary(),
-    "array<bigint>": pa.list_(pa.field("element", pa.int64(), nullable=False)),
-    "array<float>": pa.list_(pa.field("element", pa.float32(), nullable=False)),
+    "STRING": pa.string(),
+    "INT": pa.int32(),
+    "BIGINT": pa.int64(),
+    "FLOAT": pa.float32(),
+    "BINARY": pa.binary(),
+    "ARRAY<BIGINT>": pa.list_(pa.field("element", pa.int64(), nullable=False)),
+    "ARRAY<FLOAT>": pa.list_(pa.field("element", pa.float32(), nullable=False)),
 }
+"""Of the tables' column types, those that tasks write."""
 
 
 @dataclass(frozen=True)
@@ -117,8 +118,7 @@ class WrittenFile:
         path: Below the table's folder.
         bytes: Size.
         rows: Rows.
-        xor: Exclusive or of the rows' digests, as int64.
-        sum: Sum of the lower halves of the rows' digests.
+        xor, sum: The rows' `Digests`.
         stats: What the table's log says of the file, as JSON.
     """
 
@@ -131,6 +131,11 @@ class WrittenFile:
 
     schema: ClassVar[str] = "path string, bytes bigint, rows bigint, xor bigint, sum bigint, stats string"
 
+    @property
+    def digests(self) -> Digests:
+        """For the fingerprint."""
+        return Digests(self.xor, self.sum)
+
 
 @dataclass(frozen=True)
 class WriteFile:
@@ -141,18 +146,13 @@ class WriteFile:
     Attributes:
         root: The table's folder.
         folder: Of the partition, below it.
-        schema: Of the table, whole.
         fixed: Values of the partition columns, which no file holds; all others come in the batches.
-        hashed: Columns of the digest, in order.
-        compression: Parquet codec.
     """
 
     root: str
     folder: str
-    schema: StructType
+    table: Table
     fixed: Mapping[str, Any]
-    hashed: Sequence[str]
-    compression: str
 
     def run(self, batches: Batches) -> Batches:
         """Rows -> one `WrittenFile`, or none.
@@ -165,13 +165,16 @@ class WriteFile:
         name = f"{self.folder}/part-{number:05d}-{unique_name()}.parquet"
         path = Path(self.root) / name
         writer: pq.ParquetWriter | None = None
-        schema, seen = self._arrow_schema(), _Seen()
+        schema, digests = self._arrow_schema(), Digests()
         try:
-            for group in _grouped(self._hashed_rows(batches, schema, seen)):
+            for group in _grouped(batch for batch in batches if batch.num_rows):
+                rows = group.select(schema.names).cast(schema)
+                for batch in rows.to_batches():
+                    digests = digests.plus(row_digests(self._hashed(batch)))
                 if writer is None:
                     path.parent.mkdir(parents=True, exist_ok=True)
                     writer = self._writer(path, schema)
-                writer.write_table(group, row_group_size=max(1, group.num_rows))
+                writer.write_table(rows, row_group_size=rows.num_rows)
             if writer is None:
                 return
             writer.close()
@@ -182,23 +185,20 @@ class WriteFile:
                 path.unlink(missing_ok=True)
             raise
         metadata = pq.read_metadata(path)
-        written = WrittenFile(
-            name, path.stat().st_size, metadata.num_rows, seen.xor, seen.sum, _stats(metadata, schema)
-        )
+        stats = _stats(metadata, schema)
+        written = WrittenFile(name, path.stat().st_size, metadata.num_rows, *digests, stats)
         yield pa.RecordBatch.from_pylist([asdict(written)])
 
     def _arrow_schema(self) -> pa.Schema:
-        fields = [field for field in self.schema.fields if field.name not in self.fixed]
-        return pa.schema(
-            [pa.field(one.name, _ARROW[one.dataType.simpleString()], one.nullable) for one in fields]
-        )
+        columns = [column for column in self.table.columns if column.name not in self.fixed]
+        return pa.schema([pa.field(one.name, _ARROW[one.type], one.nullable) for one in columns])
 
     def _writer(self, path: Path, schema: pa.Schema) -> pq.ParquetWriter:
         scalar = [field.name for field in schema if _is_scalar(field.type)]
         return pq.ParquetWriter(
             path,
             schema,
-            compression="none" if self.compression == "uncompressed" else self.compression,
+            compression="none" if self.table.compression == "uncompressed" else self.table.compression,
             # vectors never repeat, and nobody asks for those between two bounds
             use_dictionary=scalar,
             write_statistics=scalar,
@@ -206,34 +206,15 @@ class WriteFile:
             store_schema=False,
         )
 
-    def _hashed_rows(self, batches: Batches, schema: pa.Schema, seen: _Seen) -> Batches:
-        kinds = {field.name: _ARROW[field.dataType.simpleString()] for field in self.schema.fields}
-        for batch in batches:
-            if not batch.num_rows:
-                continue
-            columns = {name: batch.column(name).cast(schema.field(name).type) for name in schema.names}
-            digests = row_digests(
-                [
-                    columns[name]
-                    if name in columns
-                    else pa.repeat(pa.scalar(self.fixed[name], kinds[name]), batch.num_rows)
-                    for name in self.hashed
-                ]
-            )
-            seen.add(digests)
-            yield pa.RecordBatch.from_arrays(list(columns.values()), schema=schema)
-
-
-@dataclass
-class _Seen:
-    """The fingerprint so far."""
-
-    xor: int = 0
-    sum: int = 0
-
-    def add(self, digests: Any) -> None:
-        self.xor ^= int(np.bitwise_xor.reduce(digests).view(np.int64))
-        self.sum += int((digests & np.uint64(0xFFFFFFFF)).sum())
+    def _hashed(self, batch: pa.RecordBatch) -> list[pa.Array]:
+        """The columns of the digest: those of the batch, and those that are the same in all rows."""
+        kinds = {column.name: _ARROW[column.type] for column in self.table.columns}
+        return [
+            pa.repeat(pa.scalar(self.fixed[name], kinds[name]), batch.num_rows)
+            if name in self.fixed
+            else batch.column(name)
+            for name in hashed_columns(self.table)
+        ]
 
 
 def _grouped(batches: Iterable[pa.RecordBatch]) -> Iterable[pa.Table]:

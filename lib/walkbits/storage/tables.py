@@ -7,29 +7,34 @@ table lies. A run's partition is written in one commit and re-read from then on.
 from __future__ import annotations
 
 import itertools
-import operator
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import reduce
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
 import pyarrow as pa
 from delta.tables import DeltaTable
-from pyspark.sql import Column, DataFrame, Observation, SparkSession
+from pyspark.sql import DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql.types import DataType
+from pyspark.sql.types import DataType, StructType
 
 from walkbits.errors import EmptyInputError, InputError, WalkbitsError
 from walkbits.schemas import RUN_ID, Table
 from walkbits.storage.delta_log import DeltaLog
+from walkbits.storage.fingerprints import (
+    DIGEST,
+    combined_text,
+    fingerprint_columns,
+    fingerprint_text,
+    fingerprints_of,
+    row_digest,
+)
 from walkbits.storage.parquet import ReadSplits, WriteFile, WrittenFile, split_files
 from walkbits.storage.rows import Rows, union_of
 
-_DIGEST = "_digest"
 _SAFE_VALUE = re.compile(r"^[A-Za-z0-9_=.-]{1,80}$")
 _COMMITS: Final = itertools.count()
 
@@ -130,17 +135,16 @@ class Store:
             names: Columns that are no partition columns.
             where: A value for every partition column, and for others at will.
         """
-        frame = self.read(table, **where).select(*names)
-        if not (self.exists(table) and self._log(table).on_local_disk()):
-            return Rows.of(frame)
-        place = _predicate({name: where[name] for name in table.partition_by})
-        files = self._log(table).plain_files(place)
+        log, files = self._log(table), None
+        if self.exists(table) and log.on_local_disk():
+            files = log.plain_files(_predicate({name: where[name] for name in table.partition_by}))
         if files is None:
-            return Rows.of(frame)
+            return Rows.of(self.read(table, **where).select(*names))
         splits = split_files(files, self.spark.sparkContext.defaultParallelism)
         within = {name: value for name, value in where.items() if name not in table.partition_by}
         numbers = self.spark.range(0, len(splits), 1, max(1, len(splits)))
-        return Rows.of(numbers).then(ReadSplits(splits, tuple(names), within).run, frame.schema)
+        schema = StructType([table.schema[name] for name in names])
+        return Rows.of(numbers).then(ReadSplits(splits, tuple(names), within).run, schema)
 
     def write_rows(self, table: Table, parts: Sequence[Rows], run_id: str, **partition: Any) -> Written:
         """`write`, of rows that Python tasks make.
@@ -168,17 +172,19 @@ class Store:
         if not rows:
             raise _empty(table, run_id)
         version = transaction.replace(place, fixed, files)
-        xor = reduce(operator.xor, (file.xor for file in files))
-        measured = {"xor": xor, "sum": sum(file.sum for file in files)}
-        size = sum(file.bytes for file in files)
-        return Written(output_name(table, partition), rows, fingerprint_text(measured), size, version)
+        return Written(
+            output=output_name(table, partition),
+            rows=rows,
+            fingerprint=combined_text(file.digests for file in files),
+            bytes=sum(file.bytes for file in files),
+            delta_version=version,
+        )
 
     def _written_files(
         self, table: Table, parts: Sequence[Rows], folder: str, fixed: Mapping[str, Any]
     ) -> list[WrittenFile]:
         root = self._log(table).local_path()
-        hashed = [name for name in table.names if name != RUN_ID.name]
-        step = WriteFile(root, folder, table.schema, fixed, hashed, table.compression)
+        step = WriteFile(root, folder, table, fixed)
         written = union_of([part.then(step.run, WrittenFile.schema) for part in parts]).collect()
         return [WrittenFile(**row.asDict()) for row in written]
 
@@ -229,9 +235,9 @@ class Store:
             mark = f"{fixed[RUN_ID.name]} {self.spark.sparkContext.applicationId} {next(_COMMITS)}"
             (
                 # hashed in a column of its own: inside an observed metric it would run uncompiled
-                frame.withColumn(_DIGEST, row_digest(table))
+                frame.withColumn(DIGEST, row_digest(table))
                 .observe(seen, *fingerprint_columns())
-                .drop(_DIGEST)
+                .drop(DIGEST)
                 .write.format("delta")
                 .mode(mode)
                 .options(**options)
@@ -305,44 +311,6 @@ def _empty(table: Table, run_id: str) -> EmptyInputError:
 def _kind(data_type: DataType) -> str:
     """The type without the nullability of its elements, which no cast can narrow."""
     return data_type.simpleString()
-
-
-def row_digest(table: Table) -> Column:
-    """A row's hash without its run id, so that two runs with the same rows have the same fingerprint."""
-    return F.xxhash64(*[F.col(name) for name in table.names if name != RUN_ID.name])
-
-
-def fingerprint_columns() -> list[Column]:
-    """Aggregates over digests that identify a set of rows, whatever their order.
-
-    The sum beside the xor makes pairs of equal rows count.
-    """
-    digest = F.col(_DIGEST)
-    return [
-        F.count(F.lit(1)).alias("rows"),
-        F.bit_xor(digest).alias("xor"),
-        F.sum(digest.bitwiseAND(F.lit(0xFFFFFFFF))).alias("sum"),
-    ]
-
-
-def fingerprints_of(frames: Sequence[tuple[Table, DataFrame]]) -> list[tuple[int, str]]:
-    """Rows and checksum of frames of the tables' columns; one query reads them all, side by side."""
-    if not frames:
-        return []
-    parts = [
-        frame.select(F.lit(number).alias("frame"), row_digest(table).alias(_DIGEST))
-        for number, (table, frame) in enumerate(frames)
-    ]
-    rows = reduce(DataFrame.union, parts).groupBy("frame").agg(*fingerprint_columns()).collect()
-    found = {row["frame"]: (int(row["rows"]), fingerprint_text(row.asDict())) for row in rows}
-    nothing = (0, fingerprint_text({"xor": 0, "sum": 0}))
-    return [found.get(number, nothing) for number in range(len(frames))]
-
-
-def fingerprint_text(measured: Mapping[str, Any]) -> str:
-    """The aggregates of `fingerprint_columns` as 32 hex digits."""
-    xor, total = measured["xor"] or 0, measured["sum"] or 0
-    return f"{int(xor) & 0xFFFFFFFFFFFFFFFF:016x}{int(total) & 0xFFFFFFFFFFFFFFFF:016x}"
 
 
 def output_name(table: Table, partition: Mapping[str, Any]) -> str:
