@@ -38,8 +38,7 @@ from walkbits.progress import cost, spark_stages
 from walkbits.rng import draw, uniform
 from walkbits.schemas import EMBEDDINGS, FEATURES, NEIGHBORHOODS, NODES, REPRESENTATIONS
 from walkbits.session import get_session
-from walkbits.stages.infer_layers import Name, item_features, neighborhoods
-from walkbits.storage.names import Names
+from walkbits.stages.infer_layers import item_features, neighborhoods, with_names
 from walkbits.storage.rows import Rows
 from walkbits.storage.tables import Store
 from walkbits.storage.vectors import binary_array, float_lists, read_lists, read_vectors
@@ -196,9 +195,7 @@ def engine(
         folder,
         layers,
     )
-    names = Names(folder / "names", num_nodes)
-    names.write(store.read(NODES, run_id=inputs).select("node_id", "external_id"))
-    named = [part.then(Name(names, num_nodes).run, Name.schema) for part in inferred.parts]
+    named = with_names(store, inputs, inferred.parts, {"item": num_nodes}, folder / "names")
     store.write_rows(EMBEDDINGS, named, run_id)
     marks = [*layers.marks, time.perf_counter()]
     inferred.model_rows.check()

@@ -22,7 +22,7 @@ from walkbits.inference.convolving import Convolve, ConvolveBlock
 from walkbits.models.card import Card, LoadedModel
 from walkbits.models.pinsage import PinSage
 from walkbits.storage.places import Place, Remote, place_of
-from walkbits.storage.rows import Rows
+from walkbits.storage.rows import Rows, union_of
 
 NODES = 70
 BUDGETS = {"all": None, "half": NODES * 6 * 2}
@@ -73,7 +73,7 @@ def embeddings(spark: SparkSession, folder: Path, artifacts: Place, budget: str)
         artifacts / budget,
         ParquetLayers(spark, folder),
     )
-    table = inferred.embeddings.toArrow().sort_by("node")
+    table = union_of(inferred.parts).toArrow().sort_by("node")
     inferred.model_rows.check()
     return np.array(table["embedding"].to_pylist(), np.float32)
 

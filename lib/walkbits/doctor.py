@@ -6,7 +6,7 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -19,6 +19,7 @@ from pyspark.sql import SparkSession
 
 from walkbits.graph.profile import COORDINATE
 from walkbits.session import REQUIRED_SETTINGS, setting
+from walkbits.storage.rows import Batches
 
 SETUP: Final = "make setup"
 ACTIVATE: Final = "source conf/env.sh"
@@ -200,7 +201,7 @@ def address_finding(master: str, local_ip: str | None) -> Finding:
 def workers(spark: SparkSession) -> str:
     """Import the package and what it computes with in a worker; tell its Python."""
 
-    def imports(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def imports(batches: Batches) -> Batches:
         import faiss
         import numba
         import torch

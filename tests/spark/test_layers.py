@@ -23,7 +23,7 @@ from walkbits.inference.layers import Inferred, infer
 from walkbits.models.card import Card, LoadedModel, load_model, save_model
 from walkbits.models.pinsage import PinSage
 from walkbits.schemas import EMBEDDINGS, REPRESENTATIONS
-from walkbits.storage.rows import Rows
+from walkbits.storage.rows import Rows, union_of
 
 NODES = 70
 MODEL = config.Model(num_layers=2, hidden_size=6, embedding_size=5)
@@ -93,7 +93,7 @@ def run(
 
 
 def embeddings_of(inferred: Inferred) -> np.ndarray:
-    table = inferred.embeddings.toArrow().sort_by("node")
+    table = union_of(inferred.parts).toArrow().sort_by("node")
     assert table["node"].to_pylist() == list(range(table.num_rows))
     return np.array(table["embedding"].to_pylist(), np.float32)
 
@@ -117,7 +117,7 @@ def test_the_model_runs_once_per_node_and_layer(
     inferred, _ = run(spark, model, graph, tmp_path, partitions=3)
     with pytest.raises(WalkbitsError, match="once per node and pass"):
         inferred.model_rows.check()
-    inferred.embeddings.write.format("noop").mode("overwrite").save()
+    union_of(inferred.parts).write.format("noop").mode("overwrite").save()
     inferred.model_rows.check()
     assert inferred.model_rows.seen() == {
         "layer 1: project item_from_item": NODES,
@@ -125,7 +125,7 @@ def test_the_model_runs_once_per_node_and_layer(
         "layer 2: project item_from_item": NODES,
         "layer 2: convolve item": NODES,
     }
-    inferred.embeddings.write.format("noop").mode("overwrite").save()
+    union_of(inferred.parts).write.format("noop").mode("overwrite").save()
     assert inferred.model_rows.seen()["layer 2: convolve item"] == 2 * NODES
 
 
@@ -171,7 +171,7 @@ def test_column_types_are_those_of_the_tables(
     spark: SparkSession, model: LoadedModel, graph: Graph, tmp_path: Path
 ) -> None:
     inferred, layers = run(spark, model, graph, tmp_path)
-    assert inferred.embeddings.schema["embedding"].dataType == EMBEDDINGS.schema["embedding"].dataType
+    assert union_of(inferred.parts).schema["embedding"].dataType == EMBEDDINGS.schema["embedding"].dataType
     committed = layers.read(1, "item").to_frame()
     for name in ("node", "representation"):
         assert committed.schema[name].dataType == REPRESENTATIONS.schema[name].dataType
@@ -268,13 +268,13 @@ def test_other_architectures_need_only_a_module_and_a_card_and_resume_at_a_layer
 
     layers = ParquetLayers(spark, tmp_path / "layers")
     inferred = infer_with(layers, tmp_path / "run")
-    table = inferred.embeddings.toArrow().sort_by([("node_type", "ascending"), ("node", "ascending")])
+    table = union_of(inferred.parts).toArrow().sort_by([("node_type", "ascending"), ("node", "ascending")])
     inferred.model_rows.check()
     assert layers.proven == list(range(1, len(module.network.layers)))
     if layers.proven:
         killed = ParquetLayers(spark, tmp_path / "layers", kept=layers.proven[-1])
         resumed = infer_with(killed, tmp_path / "resumed")
-        again = resumed.embeddings.toArrow().sort_by([("node_type", "ascending"), ("node", "ascending")])
+        again = union_of(resumed.parts).toArrow().sort_by([("node_type", "ascending"), ("node", "ascending")])
         resumed.model_rows.check()
         assert not killed.written
         assert not any(
@@ -316,7 +316,7 @@ def test_nodes_that_an_id_tensor_does_not_know_start_at_zeros(spark: SparkSessio
         known = weights[f"inputs.{node_type}"]
         grown[f"inputs.{node_type}"] = np.pad(known, ((0, len(rows) - len(known)), (0, 0)))
     plain = HashGnn.plain(graph, grown)
-    for row in inferred.embeddings.collect():
+    for row in union_of(inferred.parts).collect():
         np.testing.assert_allclose(row.embedding, plain[row.node_type][row.node], rtol=0, atol=1e-5)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Final
@@ -20,6 +20,7 @@ from walkbits.graph.csr import META, SIDES, Int64, dtype_of, lengths_of, read_me
 from walkbits.schemas import CONTEXT, ITEM
 from walkbits.storage.mapped import ArrayWriter, create_array, open_file
 from walkbits.storage.places import Place, remove
+from walkbits.storage.rows import Batches, Step
 
 ROWS_PER_SLICE: Final = 1 << 19
 """Edges one task of `write_csr` sorts and writes, about; only speed depends on it."""
@@ -190,12 +191,10 @@ def _create_arrays(folder: Place, num_items: int, num_contexts: int, num_edges: 
                 file.write_run(length - 1, np.array([num_edges]))
 
 
-def _slice_writer(
-    folder: Place, offsets: list[tuple[int, int]], item_slices: int, weighted: bool
-) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+def _slice_writer(folder: Place, offsets: list[tuple[int, int]], item_slices: int, weighted: bool) -> Step:
     """A mapInArrow function: sorted rows of slices -> their places in the arrays."""
 
-    def write(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def write(batches: Batches) -> Batches:
         files: dict[str, ArrayWriter] = {}
         state: _SliceState | None = None
         rows = 0

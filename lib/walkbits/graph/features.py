@@ -9,7 +9,7 @@ no matrix is stored and a new item's vector needs no other item's.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,7 @@ from scipy import sparse
 from walkbits.config import Features, Items, config_hash
 from walkbits.errors import InputError
 from walkbits.rng import draw
+from walkbits.storage.rows import Batches
 from walkbits.storage.sources import as_id, as_number, require_columns, require_id
 from walkbits.storage.vectors import binary_array
 
@@ -185,7 +186,7 @@ def vectors(
     shared = items.sparkSession.sparkContext.broadcast(space)
     width = features.width
 
-    def embed(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def embed(batches: Batches) -> Batches:
         for batch in batches:
             tokens = batch.column("buckets")
             table = np.array(

@@ -19,7 +19,7 @@ shape, a batch boundary, a thread count or a BLAS.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -30,6 +30,7 @@ from pyspark.sql import functions as F
 
 from walkbits import config, rng
 from walkbits.errors import ConfigError, EmptyInputError, InputError
+from walkbits.storage.rows import Batches, Step
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -213,10 +214,8 @@ def codes_from_embeddings(
     return columns.mapInArrow(_encoder(sorted(index.code_bits), rotated_by), schema)
 
 
-def _encoder(
-    widths: Sequence[int], rotated_by: F32 | None
-) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
-    def encode_batches(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+def _encoder(widths: Sequence[int], rotated_by: F32 | None) -> Step:
+    def encode_batches(batches: Batches) -> Batches:
         for batch in batches:
             if not batch.num_rows:
                 continue

@@ -7,7 +7,6 @@ the catalogue passes through the driver.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from typing import Final
 
 import numpy as np
@@ -20,6 +19,7 @@ from walkbits.index.codes import vectors
 from walkbits.index.exact import QUERY_BLOCK, top_k
 from walkbits.storage.mapped import ArrayWriter, create_matrix, open_matrix
 from walkbits.storage.places import Place
+from walkbits.storage.rows import Batches, Step
 
 MATRIX: Final = "items.npy"
 
@@ -90,7 +90,7 @@ def _write_matrix(embeddings: DataFrame, num_items: int, size: int, matrix: Plac
     """Write the rows into one matrix, each task the rows it reads."""
     create_matrix(matrix, num_items, size)
 
-    def write_rows(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def write_rows(batches: Batches) -> Batches:
         with ArrayWriter(matrix) as file:
             for batch in batches:
                 if batch.num_rows:
@@ -104,10 +104,8 @@ def _write_matrix(embeddings: DataFrame, num_items: int, size: int, matrix: Plac
     return matrix
 
 
-def _scanner(
-    items_matrix: Place, num_related: int
-) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
-    def scan(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+def _scanner(items_matrix: Place, num_related: int) -> Step:
+    def scan(batches: Batches) -> Batches:
         matrix = open_matrix(items_matrix)
         length = min(num_related, len(matrix) - 1)
         for batch in batches:

@@ -43,7 +43,7 @@ from walkbits.models.card import LoadedModel, Network, NodeType, Update
 from walkbits.schemas import EMBEDDINGS, REPRESENTATIONS
 from walkbits.storage.mapped import ArrayWriter, create_matrix
 from walkbits.storage.places import Place, remove
-from walkbits.storage.rows import Rows, union_of
+from walkbits.storage.rows import Rows
 
 
 class Layers(Protocol):
@@ -79,11 +79,6 @@ class Inferred:
 
     parts: Sequence[Rows]
     model_rows: ModelRows
-
-    @property
-    def embeddings(self) -> DataFrame:
-        """All parts as one frame."""
-        return union_of(self.parts)
 
 
 def infer(
@@ -199,7 +194,7 @@ class _Engine:
         small = {name: array for name, array in model.weights.items() if not name.startswith("inputs.")}
         self._weights = spark.sparkContext.broadcast(small)
         self._widths = self._network.widths()
-        self._newest: dict[NodeType, Callable[[], Rows]] = {}
+        self._newest: dict[NodeType, Rows] = {}
         self._version = dict.fromkeys(num_nodes, 0)
         self._mapped: dict[str, Place] = {}
         self._projections: dict[tuple[int, Relation], Projection] = {}
@@ -207,7 +202,7 @@ class _Engine:
 
     def start_from(self, node_type: NodeType, features: Rows) -> None:
         """h^0 is a table."""
-        self._newest[node_type] = lambda: features
+        self._newest[node_type] = features
 
     def start_from_ids(self, node_type: NodeType, table: F32) -> None:
         """h^0 is a tensor of the model; nodes it does not know start at zeros."""
@@ -219,8 +214,7 @@ class _Engine:
             file.write(np.arange(known, dtype=np.int32), table[:known])
         read = ReadMatrix(matrix, nodes, self._block_size)
         blocks = self._spark.range(-(-nodes // self._block_size))
-        rows = Rows.of(blocks).then(read.run, "node int, vector binary")
-        self._newest[node_type] = lambda: rows
+        self._newest[node_type] = Rows.of(blocks).then(read.run, "node int, vector binary")
 
     def land(self, number: int) -> None:
         """Write and map what a layer, and outputs after it, read of the newest rows.
@@ -287,7 +281,7 @@ class _Engine:
             dtype=self._dtype,
         )
         absent = F.lit(None).cast("binary")
-        sent = self._newest[update.source]().then(send.run, Send.schema).to_frame()
+        sent = self._newest[update.source].then(send.run, Send.schema).to_frame()
         messages = sent.select(
             F.explode("blocks").alias("block"), F.lit(True).alias("message"), "node", "vector",
             absent.alias("neighbors"), absent.alias("visits"),
@@ -310,7 +304,7 @@ class _Engine:
         """The committed rows are the newest ones; drop the matrices that no later layer reads."""
         for update in self._network.layers[number - 1]:
             target = update.target
-            self._newest[target] = partial(committed, target)
+            self._newest[target] = committed(target)
             self._drop(f"{update.relation}.{number}")
             self._drop(f"{update.relation}.{number}.slots")
             output = self._network.outputs.get(target)
@@ -327,7 +321,7 @@ class _Engine:
             width=self._widths[-1][node_type],
             finish=self._finish(node_type),
         )
-        return self._newest[node_type]().then(task.run, _EMBEDDING_ROWS)
+        return self._newest[node_type].then(task.run, _EMBEDDING_ROWS)
 
     def _finish(self, node_type: NodeType) -> Finish:
         output = self._network.outputs[node_type]
@@ -348,7 +342,7 @@ class _Engine:
         return self._projections[number, update.relation]
 
     def _land(self, node_type: NodeType, task: Land) -> None:
-        landed = self._newest[node_type]().then(task.run, Landed.schema).to_frame()
+        landed = self._newest[node_type].then(task.run, Landed.schema).to_frame()
         tasks = [Landed(**row.asDict()) for row in landed.collect()]
         Landed.check(tasks, node_type, self._num_nodes[node_type])
 

@@ -6,12 +6,11 @@ need. Nothing is collected.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -23,13 +22,13 @@ from walkbits.models.negatives import HardNegatives, Partners, hard_negatives_of
 from walkbits.models.sampling import Neighborhoods
 from walkbits.storage.mapped import ArrayWriter, create_matrix, open_array, open_matrix, save_array
 from walkbits.storage.places import Place, exists
+from walkbits.storage.rows import Batches
 from walkbits.storage.vectors import read_lists, read_vectors
 
 _FEATURES, _NEIGHBORS, _VISITS, _PAIRS = (f"{n}.npy" for n in ("features", "neighbors", "visits", "pairs"))
 _QUERIES, _JOINED, _HARD = (f"{n}.npy" for n in ("queries", "joined", "hard"))
 _QUERIES_PER_BLOCK: Final = 256
 """Queries ranked at once: 256 lists of 5,000 items with their visits are 10 MB. No result depends on it."""
-Batches = Iterator[pa.RecordBatch]
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ keyed by what it is for, so pairs and batches do not depend on partitions or ord
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -20,6 +19,7 @@ from pyspark.sql import functions as F
 from walkbits import config, rng
 from walkbits.inference.arithmetic import F32, I32, I64, pool_weights
 from walkbits.models.card import Pool
+from walkbits.storage.rows import Batches
 
 _CONTEXTS_TAG: Final = int.from_bytes(b"contexts", "big") >> 1
 _PAIRS_TAG: Final = int.from_bytes(b"pairs", "big")
@@ -45,7 +45,7 @@ def training_pairs(edges: DataFrame, training: config.Training, seed: int) -> Da
     edges = edges.select("context", "item")
     sizes = edges.groupBy("context").agg(F.count("item").alias("size"))
 
-    def draw(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def draw(batches: Batches) -> Batches:
         rows = max(1, _CONTEXTS_AT_ONCE // training.pairs_per_context)
         for batch in batches:
             for start in range(0, batch.num_rows, rows):

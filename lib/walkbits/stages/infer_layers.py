@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -25,6 +25,7 @@ from walkbits.schemas import CONTEXT, EMBEDDINGS, FEATURES, ITEM, NEIGHBORHOODS,
 from walkbits.stages.build_neighborhoods import num_nodes
 from walkbits.stages.train_model import MODEL
 from walkbits.storage.names import Names
+from walkbits.storage.places import Place
 from walkbits.storage.rows import Batches, Rows
 from walkbits.storage.tables import Store, Written
 
@@ -46,9 +47,7 @@ def run(context: Context) -> list[Written]:
             folder=scratch,
             layers=layers,
         )
-        names = Names(scratch / "names", sum(counts.values()))
-        names.write(store.read(NODES, run_id=run_id).select("node_id", "external_id"))
-        named = [part.then(Name(names, counts[ITEM]).run, Name.schema) for part in inferred.parts]
+        named = with_names(store, run_id, inferred.parts, counts, scratch / "names")
         embeddings = store.write_rows(EMBEDDINGS, named, run_id)
         inferred.model_rows.check()
     seen = inferred.model_rows.seen()
@@ -129,9 +128,25 @@ def load_run_model(context: Context) -> LoadedModel:
     return model
 
 
+def with_names(
+    store: Store, run_id: str, parts: Sequence[Rows], counts: Mapping[NodeType, int], folder: Place
+) -> list[Rows]:
+    """The engine's rows as those of the embeddings table.
+
+    Args:
+        run_id: Whose nodes they are.
+        counts: Nodes per type.
+        folder: Scratch space for the names, to be removed after the rows are written.
+    """
+    names = Names(folder, sum(counts.values()))
+    names.write(store.read(NODES, run_id=run_id).select("node_id", "external_id"))
+    name = _Name(names, counts["item"])
+    return [part.then(name.run, name.schema) for part in parts]
+
+
 @dataclass(frozen=True)
-class Name:
-    """The engine's rows to those of the embeddings table: a node's id and what its data calls it."""
+class _Name:
+    """Gives each node its id, and what its data calls it."""
 
     names: Names
     num_items: int
