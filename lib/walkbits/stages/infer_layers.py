@@ -138,8 +138,8 @@ def with_names(
         counts: Nodes per type.
         folder: Scratch space for the names, to be removed after the rows are written.
     """
-    names = Names(folder, sum(counts.values()))
-    names.write(store.read(NODES, run_id=run_id).select("node_id", "external_id"))
+    nodes = store.read(NODES, run_id=run_id).select("node_id", "external_id")
+    names = Names.write(nodes, sum(counts.values()), folder)
     name = _Name(names, counts["item"])
     return [part.then(name.run, name.schema) for part in parts]
 

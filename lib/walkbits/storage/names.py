@@ -18,7 +18,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from walkbits.errors import WalkbitsError
-from walkbits.storage.places import Place, read_bytes, write_bytes
+from walkbits.storage.places import Place, read_bytes, unique_name, write_bytes
 from walkbits.storage.rows import Batches
 
 _BLOCK: Final = 1 << 16
@@ -31,29 +31,36 @@ class Names:
     """Names of the nodes 0, ..., count - 1.
 
     Attributes:
-        folder: Scratch space of their own that all hosts reach.
+        folder: Where the files lie; of this writing alone, because workers keep files open by their names.
     """
 
     folder: Place
     count: int
 
-    def write(self, frame: DataFrame) -> None:
-        """Write the files, from (node BIGINT, name STRING) with each node once.
+    @classmethod
+    def write(cls, frame: DataFrame, count: int, folder: Place) -> Names:
+        """Write the files.
+
+        Args:
+            frame: (node BIGINT, name STRING) with each of `count` nodes once.
+            folder: Scratch space that all hosts reach.
 
         Raises:
             WalkbitsError: a node is missing, or there twice.
         """
-        blocks = max(1, -(-self.count // _BLOCK))
+        names = cls(folder / unique_name(), count)
+        blocks = max(1, -(-count // _BLOCK))
         node, name = frame.columns
         block = F.expr(f"CAST({node} DIV {_BLOCK} AS INT)")
         rows = frame.repartitionById(blocks, block).sortWithinPartitions(node).select(node, name)
-        rows = rows.mapInArrow(_WriteBlock(self).run, _WriteBlock.schema)
+        rows = rows.mapInArrow(_WriteBlock(names).run, _WriteBlock.schema)
         written = sum(row.names for row in rows.collect())
-        if written != self.count:
+        if written != count:
             raise WalkbitsError(
-                f"names must be there for each of {self.count} nodes, got {written}; "
+                f"names must be there for each of {count} nodes, got {written}; "
                 "rebuild the run's nodes with a new attempt"
             )
+        return names
 
     def of(self, nodes: NDArray[Any]) -> pa.Array:
         """Names of int [n] nodes, in their order."""
