@@ -29,6 +29,10 @@ class DeltaLog:
         """Version of the table as this session knows it; never newer than the table."""
         return int(self._log().unsafeVolatileSnapshot().version())
 
+    def version(self) -> int:
+        """Version of the table now; its state is not read for that."""
+        return int(self._updated().version())
+
     def commit_info(self, version: int) -> dict[str, Any]:
         """What a commit says of itself."""
         file = self._jvm.org.apache.hadoop.fs.Path(f"{self.path}/_delta_log/{version:020d}.json")
@@ -57,8 +61,7 @@ class DeltaLog:
         None where their rows are not the table's as they are: some are deleted by a vector, columns go by
         other names, or files lie elsewhere, as after a shallow clone.
         """
-        none = self._jvm.scala.Option.empty()
-        snapshot = self._log().update(False, none, none)
+        snapshot = self._updated()
         if snapshot.columnMappingMode().name() != "none":
             return None
         root, files = self.local_path(), {}
@@ -88,6 +91,10 @@ class DeltaLog:
 
     def _log(self) -> Any:
         return self._jvm.org.apache.spark.sql.delta.DeltaLog.forTable(self.spark._jsparkSession, self.path)
+
+    def _updated(self) -> Any:
+        none = self._jvm.scala.Option.empty()
+        return self._log().update(False, none, none)
 
     def _file_system(self, path: Any) -> Any:
         return path.getFileSystem(self.spark._jsparkSession.sessionState().newHadoopConf())

@@ -56,11 +56,14 @@ class Split:
 
 
 def split_files(sizes: Mapping[str, int], parallelism: int) -> list[Split]:
-    """Cut files (path -> bytes) in pieces for tasks: at most 128 MB, and fewer where cores would idle."""
-    limit = min(_SPLIT_BYTES, max(1, -(-sum(sizes.values()) // max(1, parallelism))))
+    """Cut files (path -> bytes) in pieces for tasks: of about 128 MB, and of less where cores would idle.
+
+    Of few pieces each core gets two, so that no core waits long for another with one piece more.
+    """
+    wanted = max(1, min(_SPLIT_BYTES, sum(sizes.values()) // (2 * max(1, parallelism))))
     splits = []
     for path, size in sizes.items():
-        pieces = max(1, -(-size // limit))
+        pieces = max(1, round(size / wanted))
         bounds = [size * i // pieces for i in range(pieces + 1)]
         splits += [Split(path, *pair) for pair in pairwise(bounds)]
     return splits

@@ -51,6 +51,15 @@ class Written:
 
 
 @dataclass(frozen=True)
+class _Committed:
+    """The files (absolute path -> bytes) of the partition that a commit of this store's own wrote."""
+
+    version: int
+    place: str
+    files: Mapping[str, int]
+
+
+@dataclass(frozen=True)
 class Store:
     """The tables under `root`.
 
@@ -61,6 +70,7 @@ class Store:
     spark: SparkSession
     root: str
     _known: set[str] = field(default_factory=set, compare=False)
+    _newest: dict[str, _Committed] = field(default_factory=dict, compare=False)
 
     def path(self, table: Table) -> str:
         """Where the table lies."""
@@ -135,9 +145,9 @@ class Store:
             names: Columns that are no partition columns.
             where: A value for every partition column, and for others at will.
         """
-        log, files = self._log(table), None
-        if self.exists(table) and log.on_local_disk():
-            files = log.plain_files(_predicate({name: where[name] for name in table.partition_by}))
+        files = None
+        if self.exists(table) and self._log(table).on_local_disk():
+            files = self._plain_files(table, _predicate({name: where[name] for name in table.partition_by}))
         if files is None:
             return Rows.of(self.read(table, **where).select(*names))
         splits = split_files(files, self.spark.sparkContext.defaultParallelism)
@@ -145,6 +155,15 @@ class Store:
         numbers = self.spark.range(0, len(splits), 1, max(1, len(splits)))
         schema = StructType([table.schema[name] for name in names])
         return Rows.of(numbers).then(ReadSplits(splits, tuple(names), within).run, schema)
+
+    def _plain_files(self, table: Table, place: str) -> Mapping[str, int] | None:
+        """As the log has it. What this store committed, and nobody has since, need not be asked for: to
+        answer, Delta reads the table's whole state anew.
+        """
+        log, newest = self._log(table), self._newest.get(table.name)
+        if newest and newest.place == place and newest.version == log.version():
+            return newest.files
+        return log.plain_files(place)
 
     def write_rows(self, table: Table, parts: Sequence[Rows], run_id: str, **partition: Any) -> Written:
         """`write`, of rows that Python tasks make.
@@ -172,6 +191,9 @@ class Store:
         if not rows:
             raise _empty(table, run_id)
         version = transaction.replace(place, fixed, files)
+        root = self._log(table).local_path()
+        sizes = {f"{root}/{file.path}": file.bytes for file in files}
+        self._newest[table.name] = _Committed(version, place, sizes)
         return Written(
             output=output_name(table, partition),
             rows=rows,
