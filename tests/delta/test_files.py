@@ -17,6 +17,7 @@ from pyspark.sql import DataFrame, SparkSession
 from walkbits.errors import EmptyInputError
 from walkbits.schemas import CODES, EMBEDDINGS, FEATURES, NEIGHBORHOODS, RELATED, REPRESENTATIONS, Table
 from walkbits.storage import parquet
+from walkbits.storage.delta_log import DeltaLog
 from walkbits.storage.rows import Batches, Rows
 from walkbits.storage.tables import Store
 
@@ -134,6 +135,32 @@ def test_every_row_is_read_once_however_files_are_split(
     assert scanned.frame.rdd.getNumPartitions() > 50
     assert sorted(row.node_id for row in scanned.to_frame().collect()) == list(range(3000))
     assert scanned.schema == store.read(FEATURES).select("node_id", "features").schema
+
+
+def test_files_just_committed_are_known_until_somebody_else_commits(
+    store: Store, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    ask = DeltaLog.plain_files
+
+    def counted(log: DeltaLog, predicate: str) -> dict[str, int] | None:
+        asked.append(predicate)
+        return ask(log, predicate)
+
+    monkeypatch.setattr(DeltaLog, "plain_files", counted)
+
+    def scanned(run: str) -> list[int]:
+        return sorted(row[0] for row in store.scan(FEATURES, ("node_id",), run_id=run).to_frame().collect())
+
+    rows = frame_of(store, FEATURES, {}, [(i, packed([i])) for i in range(4)])
+    store.write_rows(FEATURES, [Rows.of(rows)], RUN)
+    assert scanned(RUN) == [0, 1, 2, 3]
+    assert not asked
+    assert scanned(OTHER) == []
+    assert len(asked) == 1
+    Store(spark, store.root).write_rows(FEATURES, [Rows.of(rows.where("node_id < 2"))], RUN)
+    assert scanned(RUN) == [0, 1]
+    assert len(asked) == 2
 
 
 def test_a_scan_narrows_to_values_of_other_columns(store: Store) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,42 @@ def test_a_matrix_takes_rows_in_any_order(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mapped, "_disks", lambda: [path / "disk"])
         np.testing.assert_array_equal(open_matrix(matrix), X)
+
+
+def test_runs_are_written_in_whole_regions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two writers, in pieces of any length; a write begins at a region's start, or where a run does."""
+    monkeypatch.setattr(mapped, "_REGION", 1024)
+    values = np.arange(3000)
+    create_array(tmp_path / "a.npy", values.shape, values.dtype)
+    written: list[tuple[int, int]] = []
+    pwrite = os.pwrite
+
+    def seen(file: int, data: memoryview, position: int) -> int:
+        written.append((position, len(data)))
+        return pwrite(file, data[:700], position)  # a system may write less than it is given
+
+    monkeypatch.setattr(os, "pwrite", seen)
+    with ArrayWriter(tmp_path / "a.npy") as low, ArrayWriter(tmp_path / "a.npy") as high:
+        for first, last in ((0, 5), (5, 1200), (1200, 1201), (1201, 1500)):
+            low.write_run(first, values[first:last])
+            high.write_run(1500 + first, values[1500 + first : 1500 + last])
+        high.write_run(7, values[7:9])  # as a retried task does
+    np.testing.assert_array_equal(open_array(tmp_path / "a.npy"), values)
+    whole = {position for position, size in written if size == 1024}
+    assert len(whole) == 21
+    assert all(position % 1024 == 0 for position in whole)
+
+
+def test_what_is_held_is_there_after_sync_and_not_after_an_error(tmp_path: Path) -> None:
+    create_array(tmp_path / "a.npy", (2,), np.int64)
+    with ArrayWriter(tmp_path / "a.npy") as writer:
+        writer.write_run(0, np.array([5]))
+        writer.sync()
+        assert open_array(tmp_path / "a.npy").tolist() == [5, 0]
+    failed = ArrayWriter(tmp_path / "a.npy")
+    failed.write_run(1, np.array([6]))
+    failed.__exit__(KeyboardInterrupt)
+    assert open_array(tmp_path / "a.npy").tolist() == [5, 0]
 
 
 @pytest.mark.parametrize("node", [-1, 3])

@@ -327,14 +327,15 @@ def _assemble(array: Remote, header: _Header, copy: Path) -> None:
                 f"spark.local.dir must have room for what a host maps, got '{copy.parent}' without the "
                 f"{size:,} bytes of '{array}' ({error.strerror}); name a larger disk"
             ) from error
+    rows = np.lib.format.open_memmap(writing, mode="r+")
     parts = array / header.token
     with ThreadPoolExecutor(_STREAMS) as pool:
-        for _ in pool.map(lambda name: _take(parts / name, header, writing), files_below(parts)):
+        for _ in pool.map(lambda name: _take(parts / name, rows), files_below(parts)):
             pass
     writing.rename(copy)
 
 
-def _take(part: Remote, header: _Header, copy: Path) -> None:
+def _take(part: Remote, rows: NDArray[Any]) -> None:
     """Put the rows of a part where they belong; of a torn one, none."""
     system, path = part.open()
     with system.open_input_file(path) as file:
@@ -343,21 +344,16 @@ def _take(part: Remote, header: _Header, copy: Path) -> None:
             return
         file.seek(0)
         stream = pa.BufferedInputStream(file, _BUFFER)
-        row_bytes = header.dtype.itemsize * math.prod(header.shape[1:])
-        with ArrayWriter(copy) as writer:
-            while left:
-                count, first = _FRAME.unpack(stream.read(_FRAME.size))
-                left -= _FRAME.size + count * row_bytes
-                nodes = None
-                if first == _SCATTERED:
-                    nodes = np.frombuffer(stream.read(8 * count), "<i8")
-                    left -= 8 * count
-                data = np.frombuffer(stream.read(count * row_bytes), header.dtype)
-                rows = data.reshape(count, *header.shape[1:])
-                if nodes is None:
-                    writer.write_run(first, rows)
-                else:
-                    writer.write(nodes, rows)
+        row_bytes = rows.dtype.itemsize * math.prod(rows.shape[1:])
+        while left:
+            count, first = _FRAME.unpack(stream.read(_FRAME.size))
+            left -= _FRAME.size + count * row_bytes
+            where: slice | I64 = slice(first, first + count)
+            if first == _SCATTERED:
+                where = np.frombuffer(stream.read(8 * count), "<i8")
+                left -= 8 * count
+            data = np.frombuffer(stream.read(count * row_bytes), rows.dtype)
+            rows[where] = data.reshape(count, *rows.shape[1:])
 
 
 @dataclass(frozen=True)
