@@ -56,14 +56,17 @@ class _Chain:
     steps: tuple[Step, ...]
 
     def run(self, batches: Batches) -> Batches:
-        _freeze()
         for step in self.steps:
             batches = step(batches)
         yield from batches
+        _freeze(*(getattr(step, "__qualname__", type(step).__qualname__) for step in self.steps))
 
 
 @functools.cache
-def _freeze() -> None:
-    """Once in a worker: what its imports made stays, and need not be looked at by every collection."""
+def _freeze(*_steps: str) -> None:
+    """After a worker's first task of a kind: what it imported and compiled stays.
+
+    Spark collects garbage after every task, and would look at all of it each time: 40 ms.
+    """
     gc.collect()
     gc.freeze()
