@@ -19,20 +19,21 @@ from walkbits.inference.tasks import Block, Task, in_blocks, vectors
 from walkbits.models.card import Dense
 from walkbits.storage.mapped import ArrayWriter, open_matrix
 from walkbits.storage.places import Place
+from walkbits.storage.positions import each_once, sums_of
 from walkbits.storage.rows import Batches
 from walkbits.storage.vectors import binary_array
 
 
 @dataclass(frozen=True)
 class Landed:
-    """What one task landed: sums that show whether each node came once, or the caller's mistake."""
+    """What one task landed: the sums of its nodes (storage.positions), or the caller's mistake."""
 
-    rows: int
-    node_sum: int
-    square_sum: int
+    count: int
+    sum: int
+    squares: int
     problem: str | None
 
-    schema: ClassVar[str] = "rows bigint, node_sum bigint, square_sum bigint, problem string"
+    schema: ClassVar[str] = "count bigint, sum bigint, squares bigint, problem string"
 
     @staticmethod
     def check(tasks: Sequence[Landed], node_type: str, nodes: int) -> None:
@@ -40,14 +41,11 @@ class Landed:
         for task in tasks:
             if task.problem:
                 raise InputError(f"{node_type}: {task.problem}")
-        seen = [
-            sum(one) % 2**64 for one in zip(*((t.rows, t.node_sum, t.square_sum) for t in tasks), strict=True)
-        ]
-        wanted = [nodes, nodes * (nodes - 1) // 2 % 2**64, (nodes - 1) * nodes * (2 * nodes - 1) // 6 % 2**64]
-        if seen != wanted:
+        if not each_once([(task.count, task.sum, task.squares) for task in tasks], nodes):
             raise InputError(
-                f"{node_type}: features must hold each of {nodes} nodes once, got {seen[0] if seen else 0} "
-                "rows with nodes missing or doubled; rebuild the features from the run's graph"
+                f"{node_type}: features must hold each of {nodes} nodes once, got "
+                f"{sum(task.count for task in tasks)} rows with nodes missing or doubled; rebuild the "
+                "features from the run's graph"
             )
 
 
@@ -102,15 +100,15 @@ class Land(Task):
                     for one in self.projections
                 ]
                 for nodes, rows in vectors(batches, self.width):
-                    wide = nodes.astype(np.int64)
-                    seen += len(wide), wide.sum(), (wide * wide).sum()  # modulo 2^64
+                    seen += sums_of(nodes)
                     if own:
                         own.write(nodes, rows)
                     for cache in caches:
                         cache.write(nodes, rows)
         except InputError as error:
             problem = str(error)
-        yield pa.RecordBatch.from_pylist([asdict(Landed(int(seen[0]), int(seen[1]), int(seen[2]), problem))])
+        count, total, squares = seen.tolist()
+        yield pa.RecordBatch.from_pylist([asdict(Landed(count, total, squares, problem))])
 
 
 class _Cache:

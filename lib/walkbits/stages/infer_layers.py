@@ -138,7 +138,7 @@ def with_names(
         counts: Nodes per type.
         folder: Scratch space for the names, to be removed after the rows are written.
     """
-    nodes = store.read(NODES, run_id=run_id).select("node_id", "external_id")
+    nodes = store.scan(NODES, ("node_id", "external_id"), run_id=run_id)
     names = Names.write(nodes, sum(counts.values()), folder)
     name = _Name(names, counts["item"])
     return [part.then(name.run, name.schema) for part in parts]

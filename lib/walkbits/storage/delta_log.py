@@ -55,22 +55,23 @@ class DeltaLog:
         """The table's folder without a scheme."""
         return str(self._jvm.org.apache.hadoop.fs.Path(self.path).toUri().getPath())
 
-    def plain_files(self, predicate: str) -> dict[str, int] | None:
-        """Bytes by absolute path of a partition's files, the newest ones.
+    def plain_files(self, predicate: str) -> tuple[int, dict[str, int] | None]:
+        """The table's version now, and by absolute path the bytes of a partition's files.
 
         None where their rows are not the table's as they are: some are deleted by a vector, columns go by
         other names, or files lie elsewhere, as after a shallow clone.
         """
         snapshot = self._updated()
+        version = int(snapshot.version())
         if snapshot.columnMappingMode().name() != "none":
-            return None
+            return version, None
         root, files = self.local_path(), {}
         for file in _each(snapshot.filesForScan(self._seq([self._parsed(predicate)]), False).files()):
             name = unquote(file.path())
             if file.deletionVector() is not None or name.startswith("/") or "://" in name:
-                return None
+                return version, None
             files[f"{root}/{name}"] = int(file.size())
-        return files
+        return version, files
 
     def begin(self, app: str, folder: str) -> Transaction:
         """A transaction that reads whether `app`, which writes to `folder` only, has committed before.

@@ -1,114 +1,116 @@
-"""External ids for Python tasks: files of 65,536 names each, of which a task opens those it needs.
+"""External ids for Python tasks: a file of each task that reads some, and an array that tells where each is.
 
-A join would shuffle the rows that are to be named, which may be vectors; this shuffles the names once.
+A join would shuffle the rows that are to be named, which may be vectors; this shuffles nothing.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar, Final
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pyspark.sql import DataFrame
-from pyspark.sql import functions as F
+from pyspark import TaskContext
 
 from walkbits.errors import WalkbitsError
-from walkbits.storage.places import Place, read_bytes, unique_name, write_bytes
-from walkbits.storage.rows import Batches
+from walkbits.storage.mapped import ArrayWriter, create_matrix, open_array, save_array
+from walkbits.storage.places import Place, unique_name
+from walkbits.storage.positions import each_once, sums_of
+from walkbits.storage.rows import Batches, Rows
 
-_BLOCK: Final = 1 << 16
-_OPEN: Final = 64
-"""Files that a worker keeps open, or in memory where they lie below a URI."""
+_OPEN: Final = 1024
+"""Files that a worker keeps mapped."""
 
 
 @dataclass(frozen=True)
 class Names:
-    """Names of the nodes 0, ..., count - 1.
+    """Names of the nodes 0, 1, ...
 
     Attributes:
-        folder: Where the files lie; of this writing alone, because workers keep files open by their names.
+        places: Array int32 [nodes, 2]: number of the file, and row in it.
+        files: Arrays of bytes, each of which is an Arrow file of one column.
     """
 
-    folder: Place
-    count: int
+    places: Place
+    files: tuple[Place, ...]
 
     @classmethod
-    def write(cls, frame: DataFrame, count: int, folder: Place) -> Names:
+    def write(cls, rows: Rows, count: int, folder: Place) -> Names:
         """Write the files.
 
         Args:
-            frame: (node BIGINT, name STRING) with each of `count` nodes once.
-            folder: Scratch space that all hosts reach.
+            rows: (node BIGINT, name STRING) with each of `count` nodes once.
+            folder: Scratch space that all hosts reach. What is written has names of its own, because a
+                worker, which keeps files open by them, outlives a run.
 
         Raises:
             WalkbitsError: a node is missing, or there twice.
         """
-        names = cls(folder / unique_name(), count)
-        blocks = max(1, -(-count // _BLOCK))
-        node, name = frame.columns
-        block = F.expr(f"CAST({node} DIV {_BLOCK} AS INT)")
-        rows = frame.repartitionById(blocks, block).sortWithinPartitions(node).select(node, name)
-        rows = rows.mapInArrow(_WriteBlock(names).run, _WriteBlock.schema)
-        written = sum(row.names for row in rows.collect())
-        if written != count:
+        folder = folder / unique_name()
+        places = folder / "places.npy"
+        create_matrix(places, count, 2, "<i4")
+        tasks = rows.then(_WriteNames(folder, places).run, _WriteNames.schema).to_frame().collect()
+        if not each_once([(task["count"], task["sum"], task["squares"]) for task in tasks], count):
+            got = sum(task["count"] for task in tasks)
             raise WalkbitsError(
-                f"names must be there for each of {count} nodes, got {written}; "
-                "rebuild the run's nodes with a new attempt"
+                f"names must be there once for each of {count} nodes, got {got} rows "
+                "with nodes missing or doubled; rebuild the run's nodes with a new attempt"
             )
-        return names
+        written = {task["number"]: folder / task["file"] for task in tasks}
+        return cls(places, tuple(written.get(number, folder) for number in range(max(written) + 1)))
 
     def of(self, nodes: NDArray[Any]) -> pa.Array:
         """Names of int [n] nodes, in their order."""
-        blocks = nodes // _BLOCK
-        parts, places = [], []
-        for block in np.unique(blocks):
-            where = np.flatnonzero(blocks == block)
-            places.append(where)
-            parts.append(_open(self.file(int(block))).take(pa.array(nodes[where] - block * _BLOCK)))
+        places = _opened(self.places)[nodes]  # [n, 2]
+        numbers, rows = places[:, 0], places[:, 1]
+        wheres = [np.flatnonzero(numbers == number) for number in np.unique(numbers)]
+        parts = [_names(self.files[numbers[where[0]]]).take(pa.array(rows[where])) for where in wheres]
         if len(parts) == 1:
             return parts[0]
-        return pa.concat_arrays(parts).take(pa.array(np.argsort(np.concatenate(places), kind="stable")))
-
-    def file(self, block: int) -> Place:
-        """Where the names of a block lie."""
-        return self.folder / f"{block:06d}.names"
+        order = np.argsort(np.concatenate(wheres), kind="stable")
+        return pa.concat_arrays(parts).take(pa.array(order))
 
 
 @functools.lru_cache(_OPEN)
-def _open(file: Place) -> pa.Array:
-    source = pa.memory_map(str(file)) if isinstance(file, Path) else pa.BufferReader(read_bytes(file))
-    return pa.ipc.open_file(source).get_batch(0).column(0)
+def _opened(array: Place) -> NDArray[Any]:
+    return open_array(array)
+
+
+@functools.lru_cache(_OPEN)
+def _names(file: Place) -> pa.Array:
+    return pa.ipc.open_file(pa.py_buffer(open_array(file))).get_batch(0).column(0)
 
 
 @dataclass(frozen=True)
-class _WriteBlock:
-    names: Names
+class _WriteNames:
+    folder: Place
+    places: Place
 
-    schema: ClassVar[str] = "names bigint"
+    schema: ClassVar[str] = "number bigint, file string, count bigint, sum bigint, squares bigint"
 
     def run(self, batches: Batches) -> Batches:
-        """(node, name) of one block, by node -> one row (names), or none."""
-        held: Sequence[pa.RecordBatch] = [batch for batch in batches if batch.num_rows]
+        """(node, name) -> one row about the file of this task, or none."""
+        held = [batch for batch in batches if batch.num_rows]
         if not held:
             return
-        table = pa.Table.from_batches(held)
-        nodes = table.column(0).to_numpy()
-        block = int(nodes[0]) // _BLOCK
-        last = min((block + 1) * _BLOCK, self.names.count)
-        if not np.array_equal(nodes, np.arange(block * _BLOCK, last)):
-            raise WalkbitsError(
-                f"names must be there once for each node from {block * _BLOCK} to {last - 1}, "
-                f"got {len(nodes)} rows; rebuild the run's nodes with a new attempt"
-            )
-        column = table.column(1).combine_chunks()
-        batch = pa.RecordBatch.from_arrays([column], names=["name"])
+        # By node, because another attempt of the task writes the same places, and may get its rows in
+        # another order.
+        table = pa.Table.from_batches(held).sort_by(held[0].schema.names[0])
+        nodes, names = table.column(0).to_numpy(), table.column(1).combine_chunks()
+        part = TaskContext.get()
+        number = part.partitionId() if part else 0
+        with ArrayWriter(self.places) as places:
+            rows = np.arange(len(nodes), dtype=np.int32)
+            places.write(nodes, np.stack([np.full_like(rows, number), rows], axis=1))
+        batch = pa.RecordBatch.from_arrays([names], names=["name"])
         sink = pa.BufferOutputStream()
         with pa.ipc.new_file(sink, batch.schema) as writer:
             writer.write_batch(batch)
-        write_bytes(self.names.file(block), sink.getvalue())
-        yield pa.RecordBatch.from_pydict({"names": [len(nodes)]})
+        file = f"{unique_name()}.npy"
+        save_array(self.folder / file, np.frombuffer(sink.getvalue(), np.uint8))
+        count, total, squares = sums_of(nodes).tolist()
+        yield pa.RecordBatch.from_pylist(
+            [{"number": number, "file": file, "count": count, "sum": total, "squares": squares}]
+        )

@@ -51,12 +51,11 @@ class Written:
 
 
 @dataclass(frozen=True)
-class _Committed:
-    """The files (absolute path -> bytes) of the partition that a commit of this store's own wrote."""
+class _Known:
+    """Files (absolute path -> bytes; None: not to be read as they are) of partitions at a table's version."""
 
     version: int
-    place: str
-    files: Mapping[str, int]
+    files: dict[str, Mapping[str, int] | None]
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ class Store:
     spark: SparkSession
     root: str
     _known: set[str] = field(default_factory=set, compare=False)
-    _newest: dict[str, _Committed] = field(default_factory=dict, compare=False)
+    _files: dict[str, _Known] = field(default_factory=dict, compare=False)
 
     def path(self, table: Table) -> str:
         """Where the table lies."""
@@ -157,13 +156,16 @@ class Store:
         return Rows.of(numbers).then(ReadSplits(splits, tuple(names), within).run, schema)
 
     def _plain_files(self, table: Table, place: str) -> Mapping[str, int] | None:
-        """As the log has it. What this store committed, and nobody has since, need not be asked for: to
-        answer, Delta reads the table's whole state anew.
+        """As the log has it. What this store has asked or committed, and nobody has changed since, it does
+        not ask again: to answer, Delta reads the table's whole state.
         """
-        log, newest = self._log(table), self._newest.get(table.name)
-        if newest and newest.place == place and newest.version == log.version():
-            return newest.files
-        return log.plain_files(place)
+        log, known = self._log(table), self._files.get(table.name)
+        if known is None or known.version != log.version() or place not in known.files:
+            version, files = log.plain_files(place)
+            if known is None or known.version != version:
+                known = self._files[table.name] = _Known(version, {})
+            known.files[place] = files
+        return known.files[place]
 
     def write_rows(self, table: Table, parts: Sequence[Rows], run_id: str, **partition: Any) -> Written:
         """`write`, of rows that Python tasks make.
@@ -193,7 +195,7 @@ class Store:
         version = transaction.replace(place, fixed, files)
         root = self._log(table).local_path()
         sizes = {f"{root}/{file.path}": file.bytes for file in files}
-        self._newest[table.name] = _Committed(version, place, sizes)
+        self._files[table.name] = _Known(version, {place: sizes})
         return Written(
             output=output_name(table, partition),
             rows=rows,
