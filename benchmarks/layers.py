@@ -20,7 +20,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -316,6 +315,16 @@ def main() -> None:
             peak_worker_mb_with_mapped_matrices=peak.resident_mb,
             longest_over_median=base["longest_over_median"],
         )  # fmt: skip
+        per_node = {}
+        for size in sorted({*args.growth, n}):
+            inputs = "bench" if size == n else f"bench{size}"
+            if size != n:
+                write_tables(store, size, inputs)
+            engine(store, size, inputs, whole)
+            grown = warm(lambda size=size, inputs=inputs: engine(store, size, inputs, whole), args.runs)
+            per_node[size] = (grown["inner"] + grown["last"]) / size
+            record(**{f"us_per_node_{size}": per_node[size] * 1e6})
+        record(growth_max=max(per_node.values()) / min(per_node.values()))
         small, large = (join_plan(store, n, "bench", share) for share in (0.002, 0.01))
         full = large + (large - small) / 0.008 * 0.99
         record(join_sample_s=large, join_full_s=full, vs_join_plan=full / base["inner"])
@@ -328,18 +337,8 @@ def main() -> None:
                 f"{name}_budget_peak_worker_mb": peak.private_mb,
                 f"{name}_budget_longest_over_median": part["longest_over_median"],
             })  # fmt: skip
-        per_node = {n: (base["inner"] + base["last"]) / n}
-        for size in sorted(args.growth):
-            write_tables(store, size, f"bench{size}")
-            engine(store, size, f"bench{size}", whole)
-            grown = engine(store, size, f"bench{size}", whole)
-            per_node[size] = (grown["inner"] + grown["last"]) / size
-            record(**{f"us_per_node_{size}": per_node[size] * 1e6})
         write_tables(store, 100_000, "messages")
         record(**message_effect(store, 100_000, "messages"))
-        sizes = sorted(per_node)
-        steps = [per_node[b] / per_node[a] for a, b in pairwise(sizes)]
-        record(**{f"us_per_node_{n}": per_node[n] * 1e6}, growth_max=max(steps, default=1.0))
         spark.stop()
 
 

@@ -2,6 +2,7 @@
 
     make bench-walks                    # everything; about 20 minutes on 2 cores
     make bench-walks ARGS="--quick"     # a tenth of the size, to see that it runs
+    make bench-walks ARGS="--graphframes JAR"    # beside GraphFrames too: its jar for this Spark
 
 The graph is `power_law.power_law_graph`: 1 M items, 200 k contexts, 11 M edges; 100 walks of
 5 visits, T = 50. Every part is warmed up and reported as the median of its repeats:
@@ -10,6 +11,7 @@ The graph is `power_law.power_law_graph`: 1 M items, 200 k contexts, 11 M edges;
     stage        from the graph folder to the committed Delta table, in a warm session; cold apart
     DGL          PinSAGESampler in its own environment, best of three batch sizes
     join plan    one join per step in Spark SQL; fewer walkers, compared by edge steps per second
+    GraphFrames  its own random walks, a join per step too, over at most 50 neighbors of a node
     growth       the stage at a tenth, one and four times the items, at constant degree
     promotions   the stage on the 20.9 M (product, store-week) edges of Complete Journey
 """
@@ -61,6 +63,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a tenth of the size")
     parser.add_argument("--repeats", type=int, default=3, help="warm repeats of the stage (default: 3)")
     parser.add_argument("--only-dgl", action="store_true", help="leave out the join plan and the promotions")
+    parser.add_argument("--graphframes", type=Path, metavar="JAR", help="also measure GraphFrames' walks")
     args = parser.parse_args()
     items = 100_000 if args.quick else 1_000_000
     figures = Figures("walks", items=items, num_walks=WALKS.num_walks, walk_length=WALKS.walk_length)
@@ -78,6 +81,9 @@ def main() -> None:
         figures.record(**measure_join_plan(spark, csr, folder))
         steps = figures["stage_nodes_per_s"] * HOPS
         figures.record(vs_join_plan=steps / figures["join_plan_steps_per_s"])
+        if args.graphframes:
+            figures.record(**measure_graphframes(graphs[items], args.graphframes))
+            figures.record(vs_graphframes=steps / figures["graphframes_steps_per_s"])
         if not args.quick:
             figures.record(**measure_promotions(spark, folder))
     spark.stop()
@@ -151,6 +157,19 @@ def measure_dgl(graph: Path, num_nodes: int) -> dict[str, float]:
     )  # fmt: skip
     rates = json.loads(done.stdout.strip().splitlines()[-1])
     return {"dgl_nodes_per_s": max(rates.values())} | {f"dgl_batch_{n}": rate for n, rate in rates.items()}
+
+
+def measure_graphframes(graph: Path, jar: Path) -> dict[str, float]:
+    """Steps per second of GraphFrames' walks: 2 of 10 steps from every node."""
+    jars = [str(jar), *map(str, sorted((ROOT / ".cache" / "jars").glob("*.jar")))]
+    script = ROOT / "benchmarks" / "graphframes_walks.py"
+    done = subprocess.run(
+        ["spark-submit", "--conf", "spark.ui.showConsoleProgress=false", "--jars", ",".join(jars),
+         script, graph, "2", str(2 * WALKS.walk_length)],
+        check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    figures = json.loads(done.stdout.strip().splitlines()[-1])
+    return {f"graphframes_{name}": value for name, value in figures.items()}
 
 
 def measure_stage(
