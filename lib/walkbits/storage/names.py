@@ -6,6 +6,7 @@ A join would shuffle the rows that are to be named, which may be vectors; this s
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
@@ -20,8 +21,8 @@ from walkbits.storage.places import Place, unique_name
 from walkbits.storage.positions import each_once, sums_of
 from walkbits.storage.rows import Batches, Rows
 
-_OPEN: Final = 1024
-"""Files that a worker keeps mapped."""
+_OPEN: Final = 256
+"""Files that a worker keeps mapped. Those of a run that has ended hold their disk space until then."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +31,11 @@ class Names:
 
     Attributes:
         places: Array int32 [nodes, 2]: number of the file, and row in it.
-        files: Arrays of bytes, each of which is an Arrow file of one column.
+        files: By number, arrays of bytes, each of which is an Arrow file of one column.
     """
 
     places: Place
-    files: tuple[Place, ...]
+    files: Mapping[int, Place]
 
     @classmethod
     def write(cls, rows: Rows, count: int, folder: Place) -> Names:
@@ -58,22 +59,21 @@ class Names:
                 f"names must be there once for each of {count} nodes, got {got} rows "
                 "with nodes missing or doubled; rebuild the run's nodes with a new attempt"
             )
-        written = {task["number"]: folder / task["file"] for task in tasks}
-        return cls(places, tuple(written.get(number, folder) for number in range(max(written) + 1)))
+        return cls(places, {task["number"]: folder / task["file"] for task in tasks})
 
     def of(self, nodes: NDArray[Any]) -> pa.Array:
         """Names of int [n] nodes, in their order."""
         places = _opened(self.places)[nodes]  # [n, 2]
         numbers, rows = places[:, 0], places[:, 1]
-        wheres = [np.flatnonzero(numbers == number) for number in np.unique(numbers)]
-        parts = [_names(self.files[numbers[where[0]]]).take(pa.array(rows[where])) for where in wheres]
+        wheres = {number: np.flatnonzero(numbers == number) for number in np.unique(numbers).tolist()}
+        parts = [_names(self.files[number]).take(pa.array(rows[where])) for number, where in wheres.items()]
         if len(parts) == 1:
             return parts[0]
-        order = np.argsort(np.concatenate(wheres), kind="stable")
+        order = np.argsort(np.concatenate([*wheres.values()]), kind="stable")
         return pa.concat_arrays(parts).take(pa.array(order))
 
 
-@functools.lru_cache(_OPEN)
+@functools.lru_cache(2)
 def _opened(array: Place) -> NDArray[Any]:
     return open_array(array)
 
