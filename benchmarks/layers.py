@@ -315,7 +315,7 @@ def main() -> None:
             peak_worker_mb_with_mapped_matrices=peak.resident_mb,
             longest_over_median=base["longest_over_median"],
         )  # fmt: skip
-        per_node = {}
+        per_node = {}  # all sizes in the same minutes, before the budgets' shuffles burden the disk
         for size in sorted({*args.growth, n}):
             inputs = "bench" if size == n else f"bench{size}"
             if size != n:

@@ -65,6 +65,8 @@ def main() -> None:
     parser.add_argument("--only-dgl", action="store_true", help="leave out the join plan and the promotions")
     parser.add_argument("--graphframes", type=Path, metavar="JAR", help="also measure GraphFrames' walks")
     args = parser.parse_args()
+    if args.graphframes and (args.only_dgl or not args.graphframes.is_file()):
+        parser.error(f"--graphframes must be a jar, without --only-dgl, got '{args.graphframes}'")
     items = 100_000 if args.quick else 1_000_000
     figures = Figures("walks", items=items, num_walks=WALKS.num_walks, walk_length=WALKS.walk_length)
     spark = get_session("bench-walks")
@@ -151,11 +153,7 @@ def _random_read_ns(indices: np.ndarray[Any, Any]) -> float:
 def measure_dgl(graph: Path, num_nodes: int) -> dict[str, float]:
     """The peer's best rate, on the whole machine."""
     argv = [WALKS.num_walks, WALKS.walk_length, WALKS.num_neighbors, num_nodes]
-    done = subprocess.run(
-        [PEER_PYTHON, ROOT / "benchmarks" / "dgl_walks.py", graph, *map(str, argv)],
-        check=True, capture_output=True, text=True,
-    )  # fmt: skip
-    rates = json.loads(done.stdout.strip().splitlines()[-1])
+    rates = reported_by(PEER_PYTHON, ROOT / "benchmarks" / "dgl_walks.py", graph, *argv)
     return {"dgl_nodes_per_s": max(rates.values())} | {f"dgl_batch_{n}": rate for n, rate in rates.items()}
 
 
@@ -163,13 +161,14 @@ def measure_graphframes(graph: Path, jar: Path) -> dict[str, float]:
     """Steps per second of GraphFrames' walks: 2 of 10 steps from every node."""
     jars = [str(jar), *map(str, sorted((ROOT / ".cache" / "jars").glob("*.jar")))]
     script = ROOT / "benchmarks" / "graphframes_walks.py"
-    done = subprocess.run(
-        ["spark-submit", "--conf", "spark.ui.showConsoleProgress=false", "--jars", ",".join(jars),
-         script, graph, "2", str(2 * WALKS.walk_length)],
-        check=True, capture_output=True, text=True,
-    )  # fmt: skip
-    figures = json.loads(done.stdout.strip().splitlines()[-1])
+    figures = reported_by("spark-submit", "--jars", ",".join(jars), script, graph, 2, 2 * WALKS.walk_length)
     return {f"graphframes_{name}": value for name, value in figures.items()}
+
+
+def reported_by(*command: object) -> dict[str, float]:
+    """The JSON line with which a peer ends; what it says of itself is shown as it comes."""
+    done = subprocess.run(list(map(str, command)), check=True, stdout=subprocess.PIPE, text=True)
+    return dict(json.loads(done.stdout.strip().splitlines()[-1]))
 
 
 def measure_stage(

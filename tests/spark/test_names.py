@@ -14,7 +14,6 @@ from walkbits.storage.places import place_of
 from walkbits.storage.rows import Rows
 
 COUNT = 140_000
-"""More than two files."""
 
 
 def frame(spark: SparkSession, count: int = COUNT) -> DataFrame:
@@ -32,7 +31,15 @@ def test_nodes_get_their_names_in_their_order(spark: SparkSession, tmp_path: Pat
         np.array([COUNT - 1]),
     ):
         assert names.of(nodes).to_pylist() == [f"nö {node}" for node in nodes]
-    assert len(names.files) == 7
+    assert len(list(tmp_path.glob("*/*.npy"))) == 1 + 7
+
+
+def test_a_task_with_many_names_writes_several_files(spark: SparkSession, tmp_path: Path) -> None:
+    long = frame(spark).select("node", F.lpad("name", 100, "-").alias("name")).coalesce(1)
+    names = Names.write(Rows.of(long), COUNT, tmp_path)
+    assert len(list(tmp_path.glob("*/*.npy"))) == 1 + 2
+    nodes = np.random.default_rng(0).integers(0, COUNT, 999)
+    assert names.of(nodes).to_pylist() == [f"nö {node}".rjust(100, "-") for node in nodes]
 
 
 def test_a_task_without_rows_has_no_file(spark: SparkSession, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""External ids for Python tasks: a file of each task that reads some, and an array that tells where each is.
+"""External ids for Python tasks: files of the names that tasks read, and an array that tells where each is.
 
 A join would shuffle the rows that are to be named, which may be vectors; this shuffles nothing.
 """
@@ -6,7 +6,6 @@ A join would shuffle the rows that are to be named, which may be vectors; this s
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
@@ -16,11 +15,16 @@ from numpy.typing import NDArray
 from pyspark import TaskContext
 
 from walkbits.errors import WalkbitsError
-from walkbits.storage.mapped import ArrayWriter, create_matrix, open_array, save_array
+from walkbits.storage.mapped import ArrayWriter, create_array, open_array, save_array
 from walkbits.storage.places import Place, unique_name
 from walkbits.storage.positions import each_once, sums_of
-from walkbits.storage.rows import Batches, Rows
+from walkbits.storage.rows import Batches, Rows, gathered
 
+_FILE_BYTES: Final = 8 << 20
+"""What a task holds of its names."""
+_FILE_ROWS: Final = 1 << 21
+"""More than so many bytes hold: a place is its file times this, plus the row in it."""
+_TASK_FILES: Final = 1 << 11
 _OPEN: Final = 256
 """Files that a worker keeps mapped. Those of a run that has ended hold their disk space until then."""
 
@@ -30,12 +34,10 @@ class Names:
     """Names of the nodes 0, 1, ...
 
     Attributes:
-        places: Array int32 [nodes, 2]: number of the file, and row in it.
-        files: By number, arrays of bytes, each of which is an Arrow file of one column.
+        folder: Of this writing alone, because a worker, which keeps files open by their names, outlives it.
     """
 
-    places: Place
-    files: Mapping[int, Place]
+    folder: Place
 
     @classmethod
     def write(cls, rows: Rows, count: int, folder: Place) -> Names:
@@ -43,38 +45,44 @@ class Names:
 
         Args:
             rows: (node BIGINT, name STRING) with each of `count` nodes once.
-            folder: Scratch space that all hosts reach. What is written has names of its own, because a
-                worker, which keeps files open by them, outlives a run.
+            folder: Scratch space that all hosts reach.
 
         Raises:
             WalkbitsError: a node is missing, or there twice.
         """
-        folder = folder / unique_name()
-        places = folder / "places.npy"
-        create_matrix(places, count, 2, "<i4")
-        tasks = rows.then(_WriteNames(folder, places).run, _WriteNames.schema).to_frame().collect()
-        if not each_once([(task["count"], task["sum"], task["squares"]) for task in tasks], count):
-            got = sum(task["count"] for task in tasks)
+        names = cls(folder / unique_name())
+        create_array(names.places, (max(count, 1),), np.int64)
+        tasks = rows.then(_WriteNames(names).run, _WriteNames.schema).to_frame().collect()
+        if not each_once(tasks, count):
             raise WalkbitsError(
-                f"names must be there once for each of {count} nodes, got {got} rows "
-                "with nodes missing or doubled; rebuild the run's nodes with a new attempt"
+                f"names must be there once for each of {count} nodes, got {sum(task[0] for task in tasks)} "
+                "rows with nodes missing or doubled; rebuild the run's nodes with a new attempt"
             )
-        return cls(places, {task["number"]: folder / task["file"] for task in tasks})
+        return names
+
+    @property
+    def places(self) -> Place:
+        """Array int64 [nodes]: where each name is."""
+        return self.folder / "places.npy"
+
+    def file(self, number: int) -> Place:
+        """An array of bytes, which are an Arrow file of one column."""
+        return self.folder / f"{number}.npy"
 
     def of(self, nodes: NDArray[Any]) -> pa.Array:
         """Names of int [n] nodes, in their order."""
-        places = _opened(self.places)[nodes]  # [n, 2]
-        numbers, rows = places[:, 0], places[:, 1]
-        wheres = {number: np.flatnonzero(numbers == number) for number in np.unique(numbers).tolist()}
-        parts = [_names(self.files[number]).take(pa.array(rows[where])) for number, where in wheres.items()]
+        numbers, rows = np.divmod(_places(self.places)[nodes], _FILE_ROWS)
+        parts, wheres = [], []
+        for number in np.unique(numbers).tolist():
+            wheres.append(np.flatnonzero(numbers == number))
+            parts.append(_names(self.file(number)).take(pa.array(rows[wheres[-1]])))
         if len(parts) == 1:
             return parts[0]
-        order = np.argsort(np.concatenate([*wheres.values()]), kind="stable")
-        return pa.concat_arrays(parts).take(pa.array(order))
+        return pa.concat_arrays(parts).take(pa.array(np.argsort(np.concatenate(wheres), kind="stable")))
 
 
 @functools.lru_cache(2)
-def _opened(array: Place) -> NDArray[Any]:
+def _places(array: Place) -> NDArray[Any]:
     return open_array(array)
 
 
@@ -85,32 +93,30 @@ def _names(file: Place) -> pa.Array:
 
 @dataclass(frozen=True)
 class _WriteNames:
-    folder: Place
-    places: Place
+    names: Names
 
-    schema: ClassVar[str] = "number bigint, file string, count bigint, sum bigint, squares bigint"
+    schema: ClassVar[str] = "count bigint, sum bigint, squares bigint"
 
     def run(self, batches: Batches) -> Batches:
-        """(node, name) -> one row about the file of this task, or none."""
-        held = [batch for batch in batches if batch.num_rows]
-        if not held:
-            return
-        # By node, because another attempt of the task writes the same places, and may get its rows in
-        # another order.
-        table = pa.Table.from_batches(held).sort_by(held[0].schema.names[0])
-        nodes, names = table.column(0).to_numpy(), table.column(1).combine_chunks()
+        """(node, name) -> one row, the sums of the nodes."""
         part = TaskContext.get()
-        number = part.partitionId() if part else 0
-        with ArrayWriter(self.places) as places:
-            rows = np.arange(len(nodes), dtype=np.int32)
-            places.write(nodes, np.stack([np.full_like(rows, number), rows], axis=1))
-        batch = pa.RecordBatch.from_arrays([names], names=["name"])
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_file(sink, batch.schema) as writer:
-            writer.write_batch(batch)
-        file = f"{unique_name()}.npy"
-        save_array(self.folder / file, np.frombuffer(sink.getvalue(), np.uint8))
-        count, total, squares = sums_of(nodes).tolist()
-        yield pa.RecordBatch.from_pylist(
-            [{"number": number, "file": file, "count": count, "sum": total, "squares": squares}]
-        )
+        # Of this attempt alone: whichever attempt of a task wrote a place, its file was whole before.
+        number = (part.taskAttemptId() if part else 0) * _TASK_FILES
+        seen = np.zeros(3, np.int64)
+        with ArrayWriter(self.names.places) as places:
+            for table in gathered(batches, _FILE_BYTES):
+                nodes = table.column(0).to_numpy()
+                seen += sums_of(nodes)
+                save_array(self.names.file(number), _arrow_file(table.column(1).combine_chunks()))
+                places.write(nodes, number * _FILE_ROWS + np.arange(len(nodes)))
+                number += 1
+        count, total, squares = seen.tolist()
+        yield pa.RecordBatch.from_pylist([{"count": count, "sum": total, "squares": squares}])
+
+
+def _arrow_file(column: pa.Array) -> NDArray[np.uint8]:
+    batch = pa.RecordBatch.from_arrays([column], names=["name"])
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    return np.frombuffer(sink.getvalue(), np.uint8)

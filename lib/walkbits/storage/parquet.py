@@ -8,7 +8,7 @@ Which files a table has, and which it gets, stays Delta's business (storage.tabl
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -24,7 +24,7 @@ from walkbits.schemas import Table
 from walkbits.storage.digest import row_digests
 from walkbits.storage.fingerprints import Digests, hashed_columns
 from walkbits.storage.places import unique_name
-from walkbits.storage.rows import Batches
+from walkbits.storage.rows import Batches, gathered
 
 _BATCH_ROWS: Final = 3840
 """Whole blocks of the layer engine (`inference.block_size`), so that none is computed half empty."""
@@ -170,7 +170,7 @@ class WriteFile:
         writer: pq.ParquetWriter | None = None
         schema, digests = self._arrow_schema(), Digests()
         try:
-            for group in _grouped(batch for batch in batches if batch.num_rows):
+            for group in gathered(batches, _ROW_GROUP_BYTES):
                 rows = group.select(schema.names).cast(schema)
                 for batch in rows.to_batches():
                     digests = digests.plus(row_digests(self._hashed(batch)))
@@ -218,20 +218,6 @@ class WriteFile:
             else batch.column(name)
             for name in hashed_columns(self.table)
         ]
-
-
-def _grouped(batches: Iterable[pa.RecordBatch]) -> Iterable[pa.Table]:
-    """Batches as tables that become row groups."""
-    held: list[pa.RecordBatch] = []
-    size = 0
-    for batch in batches:
-        held.append(batch)
-        size += batch.nbytes
-        if size >= _ROW_GROUP_BYTES:
-            yield pa.Table.from_batches(held)
-            held, size = [], 0
-    if held:
-        yield pa.Table.from_batches(held)
 
 
 def _is_scalar(kind: pa.DataType) -> bool:

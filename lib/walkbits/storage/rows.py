@@ -51,6 +51,21 @@ def union_of(parts: Sequence[Rows]) -> DataFrame:
     return reduce(DataFrame.unionAll, [part.to_frame() for part in parts])
 
 
+def gathered(batches: Batches, size: int) -> Iterator[pa.Table]:
+    """Batches as tables of about `size` bytes, the last one of what is left; none without rows."""
+    held: list[pa.RecordBatch] = []
+    total = 0
+    for batch in batches:
+        if batch.num_rows:
+            held.append(batch)
+            total += batch.nbytes
+        if total >= size:
+            yield pa.Table.from_batches(held)
+            held, total = [], 0
+    if held:
+        yield pa.Table.from_batches(held)
+
+
 @dataclass(frozen=True)
 class _Chain:
     steps: tuple[Step, ...]

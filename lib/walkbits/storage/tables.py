@@ -51,7 +51,7 @@ class Written:
 
 
 @dataclass(frozen=True)
-class _Known:
+class _Files:
     """Files (absolute path -> bytes; None: not to be read as they are) of partitions at a table's version."""
 
     version: int
@@ -69,7 +69,7 @@ class Store:
     spark: SparkSession
     root: str
     _known: set[str] = field(default_factory=set, compare=False)
-    _files: dict[str, _Known] = field(default_factory=dict, compare=False)
+    _files: dict[str, _Files] = field(default_factory=dict, compare=False)
 
     def path(self, table: Table) -> str:
         """Where the table lies."""
@@ -163,7 +163,7 @@ class Store:
         if known is None or known.version != log.version() or place not in known.files:
             version, files = log.plain_files(place)
             if known is None or known.version != version:
-                known = self._files[table.name] = _Known(version, {})
+                known = self._files[table.name] = _Files(version, {})
             known.files[place] = files
         return known.files[place]
 
@@ -195,7 +195,7 @@ class Store:
         version = transaction.replace(place, fixed, files)
         root = self._log(table).local_path()
         sizes = {f"{root}/{file.path}": file.bytes for file in files}
-        self._files[table.name] = _Known(version, {place: sizes})
+        self._files[table.name] = _Files(version, {place: sizes})
         return Written(
             output=output_name(table, partition),
             rows=rows,
