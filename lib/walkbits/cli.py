@@ -19,6 +19,7 @@ from pyspark.sql import SparkSession
 from walkbits.config import Config
 from walkbits.config_file import load_config
 from walkbits.errors import ConfigError, WalkbitsError, raised_by_worker
+from walkbits.pipeline import artifacts_of
 from walkbits.session import get_session
 from walkbits.storage.places import check_reachable
 from walkbits.storage.tables import Store, check_writable
@@ -138,7 +139,7 @@ def run_job(parser: argparse.ArgumentParser, argv: list[str] | None, body: Calla
             sys.stdout.write(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
             return
         check_writable(config.root)
-        check_reachable(config.artifacts_folder)
+        check_reachable(artifacts_of(config))
         spark = get_session(parser.prog.split("/")[-1].removesuffix(".py"))
         try:
             body(Job(args, config, Store(spark, config.root.rstrip("/"))))

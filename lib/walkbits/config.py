@@ -22,8 +22,6 @@ from pydantic import (
     model_validator,
 )
 
-from walkbits.storage.places import Place, place_of
-
 Relation = Literal["item_from_item", "item_from_context", "context_from_item"]
 Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -368,11 +366,6 @@ class Config(Section):
     audit: Audit = Audit()
     maintenance: Maintenance = Maintenance()
     evaluation: Evaluation = Evaluation()
-
-    @property
-    def artifacts_folder(self) -> Place:
-        """Where the plain files of all runs lie."""
-        return place_of(self.artifacts or f"{self.root.rstrip('/')}/_artifacts")
 
 
 def config_hash(*sections: Section | str | int) -> str:

@@ -19,7 +19,7 @@ from walkbits.schemas import RUN_METRICS, TABLES
 from walkbits.storage.fingerprints import fingerprints_of
 from walkbits.storage.garbage import remove_folder
 from walkbits.storage.mapped import files_of, open_file
-from walkbits.storage.places import Place, remove
+from walkbits.storage.places import Place, place_of, remove
 from walkbits.storage.runs import (
     PART,
     Logged,
@@ -36,6 +36,11 @@ from walkbits.storage.tables import Store, Written, parse_output, utc_now
 LOG = logging.getLogger("walkbits")
 
 _ARTIFACT = "artifacts/"
+
+
+def artifacts_of(config: Config) -> Place:
+    """Where the plain files of all runs are stored."""
+    return place_of(config.artifacts or f"{config.root.rstrip('/')}/_artifacts")
 
 
 @dataclass(frozen=True)
@@ -56,8 +61,8 @@ class Context:
         return self.run.run_id
 
     def artifacts(self, name: str, run_id: str | None = None) -> Place:
-        """Folder of one kind of plain files of this run, or of another; see `Config.artifacts`."""
-        return self.config.artifacts_folder / (run_id or self.run_id) / name
+        """Folder of one kind of plain files of this run, or of another; see `config.Config.artifacts`."""
+        return artifacts_of(self.config) / (run_id or self.run_id) / name
 
     @contextmanager
     def scratch(self, name: str) -> Iterator[Place]:

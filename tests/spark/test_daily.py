@@ -27,7 +27,7 @@ from walkbits.errors import (
     MissingDependencyError,
     ModelError,
 )
-from walkbits.pipeline import Context, execute, folder_digest
+from walkbits.pipeline import Context, artifacts_of, execute, folder_digest
 from walkbits.schemas import (
     EMBEDDINGS,
     PUBLICATIONS,
@@ -206,7 +206,7 @@ def test_a_killed_backfill_under_other_partitions_resumes_and_ends_with_the_same
     run, backfilled = find_run(day.store, None, DAY), find_run(job.store, None, earlier)
     assert (backfilled.inputs_fingerprint, backfilled.attempt) == (run.inputs_fingerprint, run.attempt)
     assert fingerprints(job.store, backfilled.run_id) == fingerprints(day.store, run.run_id)
-    near, far = day.config.artifacts_folder / run.run_id, config.artifacts_folder / backfilled.run_id
+    near, far = artifacts_of(day.config) / run.run_id, artifacts_of(config) / backfilled.run_id
     assert files_of(far) == files_of(near)  # and no scratch
     assert folder_digest(far / "graph") == folder_digest(near / "graph")
     pointers = {r["channel"]: r["run_id"] for r in day.store.read(PUBLICATIONS).collect()}

@@ -15,19 +15,9 @@ from pydantic import ValidationError
 from safetensors.numpy import save as safetensors_bytes
 from walkbits import config
 from walkbits.errors import InputError
-from walkbits.models.card import (
-    Dense,
-    Input,
-    Linear,
-    LoadedModel,
-    Network,
-    Output,
-    Update,
-    copy_model,
-    load_model,
-    save_model,
-)
+from walkbits.models.card import LoadedModel, copy_model, load_model, save_model
 from walkbits.models.pinsage import PinSage
+from walkbits.network.declaration import Dense, Input, Linear, Network, Output, Update
 from walkbits.storage.places import place_of
 
 CONVOLVE = Update(

@@ -3,7 +3,7 @@
 import pytest
 from walkbits.config import Audit
 from walkbits.progress import SparkStage, cost, line
-from walkbits.storage.audit import gates
+from walkbits.runs.audit import gates
 
 GOOD = {"cosine[item]": (0.9, "ratio"), "bits_flipped[item]": (0.1, "ratio"), "bucket_recall": (0.8, "ratio")}
 

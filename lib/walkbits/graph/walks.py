@@ -43,7 +43,7 @@ from walkbits.errors import InputError
 from walkbits.graph.counting import often_visited, penalties, top, top_boosted, top_penalised
 from walkbits.graph.csr import Adjacency, BipartiteCsr, source_of, target_of
 from walkbits.graph.push import push_neighborhoods
-from walkbits.prefetch import prefetch
+from walkbits.network.prefetch import prefetch
 from walkbits.rng import start_key, step_draw, walker_key
 
 Int32 = NDArray[np.int32]

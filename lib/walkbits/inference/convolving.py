@@ -9,11 +9,11 @@ import numpy as np
 import pyarrow as pa
 
 from walkbits.errors import InputError, WalkbitsError
-from walkbits.inference import arithmetic
-from walkbits.inference.arithmetic import F32, I32, I64, Weights
 from walkbits.inference.references import References, open_slots
 from walkbits.inference.tasks import Block, Task, in_blocks, span, vectors
-from walkbits.models.card import Output, Update
+from walkbits.network import arithmetic
+from walkbits.network.arithmetic import F32, I32, I64, Weights
+from walkbits.network.declaration import Output, Update
 from walkbits.storage.mapped import open_matrix
 from walkbits.storage.places import Place
 from walkbits.storage.rows import Batches

@@ -12,11 +12,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from walkbits.errors import InputError
-from walkbits.inference import arithmetic
-from walkbits.inference.arithmetic import F32, I32, Weights
 from walkbits.inference.references import References, open_slots
 from walkbits.inference.tasks import Block, Task, in_blocks, vectors
-from walkbits.models.card import Dense
+from walkbits.network import arithmetic
+from walkbits.network.arithmetic import F32, I32, Weights
+from walkbits.network.declaration import Dense
 from walkbits.storage.mapped import ArrayWriter, open_matrix
 from walkbits.storage.places import Place
 from walkbits.storage.positions import each_once, sums_of

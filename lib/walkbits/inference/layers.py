@@ -26,7 +26,6 @@ from pyspark.sql.types import StructType
 from walkbits import config
 from walkbits.config import Relation
 from walkbits.errors import InputError
-from walkbits.inference.arithmetic import F32
 from walkbits.inference.convolving import Convolve, ConvolveBlock, Embed, Finish
 from walkbits.inference.landing import Land, Landed, Projection, ReadMatrix, Send
 from walkbits.inference.plan import UpdatePlan, plan_updates
@@ -39,7 +38,9 @@ from walkbits.inference.references import (
     rank,
     words_of,
 )
-from walkbits.models.card import LoadedModel, Network, NodeType, Update
+from walkbits.models.card import LoadedModel
+from walkbits.network.arithmetic import F32
+from walkbits.network.declaration import Network, NodeType, Update
 from walkbits.schemas import EMBEDDINGS, REPRESENTATIONS
 from walkbits.storage.mapped import ArrayWriter, create_matrix
 from walkbits.storage.places import Place, remove

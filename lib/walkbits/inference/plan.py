@@ -8,7 +8,7 @@ from typing import Final
 
 from walkbits import config
 from walkbits.config import Relation
-from walkbits.models.card import Network, NodeType, Update
+from walkbits.network.declaration import Network, NodeType, Update
 
 _BLOCK_BYTES: Final = 64 << 20
 """Partial sums that a worker holds for one destination block."""

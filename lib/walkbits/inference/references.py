@@ -15,7 +15,7 @@ import pyarrow as pa
 from pyspark.sql import Column
 from pyspark.sql import functions as F
 
-from walkbits.inference.arithmetic import I32, I64
+from walkbits.network.arithmetic import I32, I64
 from walkbits.storage.mapped import ArrayWriter, create_matrix, open_matrix
 from walkbits.storage.places import Place
 from walkbits.storage.rows import Batches

@@ -14,8 +14,8 @@ import numpy as np
 import pyarrow as pa
 from pyspark import Broadcast
 
-from walkbits.inference.arithmetic import F32, I32, I64
 from walkbits.inference.proof import ModelRows
+from walkbits.network.arithmetic import F32, I32, I64
 from walkbits.storage.rows import Batches
 from walkbits.storage.vectors import read_vectors
 

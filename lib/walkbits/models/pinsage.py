@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from walkbits import config, rng
-from walkbits.models.card import F32, Dense, Input, Linear, Network, Output, Update
+from walkbits.models.card import F32
+from walkbits.network.declaration import Dense, Input, Linear, Network, Output, Update
 
 _WEIGHTS_TAG = int.from_bytes(b"weights", "big")
 

@@ -17,8 +17,8 @@ from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
 from walkbits import config, rng
-from walkbits.inference.arithmetic import F32, I32, I64, pool_weights
-from walkbits.models.card import Pool
+from walkbits.network.arithmetic import F32, I32, I64, pool_weights
+from walkbits.network.declaration import Pool
 from walkbits.storage.rows import Batches
 
 _CONTEXTS_TAG: Final = int.from_bytes(b"contexts", "big") >> 1

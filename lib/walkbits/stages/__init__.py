@@ -12,8 +12,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from walkbits.cli import Job
-from walkbits.pipeline import Context, Stage, execute
-from walkbits.runs import write_report
+from walkbits.pipeline import Context, Stage, artifacts_of, execute
 from walkbits.stages import (
     build_index,
     build_neighborhoods,
@@ -29,6 +28,7 @@ from walkbits.stages.publish_run import publish, roll_back
 from walkbits.storage.publish import check_forward, read_pointer
 from walkbits.storage.runs import Run, find_run, is_labelled, newest_attempt, newest_state, record_state
 from walkbits.storage.tables import Store
+from walkbits.tools.list_runs import write_report
 
 LOG = logging.getLogger("walkbits")
 
@@ -111,7 +111,7 @@ def audit_run(job: Job) -> None:
     try:
         audit_committed(context, read_pointer(job.store, job.config.channel))
     finally:
-        write_report(job.spark, job.store.root, job.config.artifacts_folder / "report.html")
+        write_report(job.spark, job.store.root, artifacts_of(job.config) / "report.html")
 
 
 def publish_run(job: Job) -> None:

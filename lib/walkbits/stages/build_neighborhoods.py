@@ -14,7 +14,7 @@ from walkbits.graph.plan import WalkPlan, plan_walks
 from walkbits.graph.sharded import sharded_neighborhoods
 from walkbits.graph.walks import neighborhoods_of
 from walkbits.models import relations_of
-from walkbits.models.card import NodeType
+from walkbits.network.declaration import NodeType
 from walkbits.pipeline import Context, Stage
 from walkbits.schemas import CONTEXT, EDGES, ITEM, NEIGHBORHOODS, NODES
 from walkbits.storage.places import Place

@@ -19,7 +19,8 @@ from walkbits.errors import ModelError
 from walkbits.graph.features import feature_schema_hash
 from walkbits.inference.layers import infer
 from walkbits.inference.plan import explained, plan_updates
-from walkbits.models.card import LoadedModel, NodeType, load_model
+from walkbits.models.card import LoadedModel, load_model
+from walkbits.network.declaration import NodeType
 from walkbits.pipeline import Context, Parts, Stage
 from walkbits.schemas import CONTEXT, EMBEDDINGS, FEATURES, ITEM, NEIGHBORHOODS, NODES, REPRESENTATIONS
 from walkbits.stages.build_neighborhoods import num_nodes

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from walkbits.config import Config
+from walkbits.pipeline import artifacts_of
 from walkbits.storage import garbage
 from walkbits.storage.places import remove
 from walkbits.storage.runs import find_run, record_state
@@ -27,7 +28,7 @@ def maintain(store: Store, config: Config) -> list[str]:
     run_ids = garbage.collectable(store, config.maintenance)
     touched = garbage.drop_runs(store, run_ids)
     for run_id in run_ids:
-        remove(config.artifacts_folder / run_id)
+        remove(artifacts_of(config) / run_id)
         garbage.remove_folder(store.spark, store.scratch(run_id))
         record_state(store, find_run(store, run_id), config, "collected")
     for table in (*garbage.LOGS, *touched):

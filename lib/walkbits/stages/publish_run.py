@@ -9,10 +9,10 @@ from walkbits.config import Config
 from walkbits.errors import AuditError, InputError
 from walkbits.models.card import load_model
 from walkbits.pipeline import Context
+from walkbits.runs.audit import changed
 from walkbits.schemas import PUBLICATIONS, PUBLISHED
 from walkbits.stages.audit_run import audit_committed
 from walkbits.stages.train_model import MODEL
-from walkbits.storage.audit import changed
 from walkbits.storage.publish import check_forward, flip, published_before, read_pointer
 from walkbits.storage.runs import find_run, log_stage, logged_stages, record_state
 from walkbits.storage.tables import Store, Written
@@ -75,7 +75,7 @@ def roll_back(store: Store, config: Config, run_id: str = PREVIOUS) -> int:
         raise InputError(
             f"rollback: --run-id must be an earlier publication of channel '{channel}', got "
             f"{wanted or 'none'} while {pointer.run_id if pointer else 'nothing'} is shown; "
-            "`python -m walkbits.runs` lists them"
+            "`python -m walkbits.tools.list_runs` lists them"
         )
     run = find_run(store, target.run_id)
     names = {table.name for table in PUBLISHED}

@@ -1,7 +1,7 @@
 """The runs under a root, as a table: their state, stages, publication, and why a run failed.
 
-    python -m walkbits.runs [--config FILE | --root ROOT] [--limit N]
-    python -m walkbits.runs --report FILE
+    python -m walkbits.tools.list_runs [--config FILE | --root ROOT] [--limit N]
+    python -m walkbits.tools.list_runs --report FILE
 
 With --report it writes one static HTML page with plots instead, to open in any browser.
 """
@@ -21,12 +21,12 @@ from walkbits.cli import DEFAULT_CONFIG, exit_code
 from walkbits.config_file import load_config
 from walkbits.errors import InputError
 from walkbits.query import load_query, run_query
-from walkbits.report import page
 from walkbits.schemas import PUBLICATIONS, RUN_METRICS, RUNS, STAGE_LOG
 from walkbits.session import get_session
 from walkbits.storage.places import Place, link_to, write_bytes
 from walkbits.storage.tables import Store
 from walkbits.storage.views import SQL_FOLDER
+from walkbits.tools.report import page
 
 LOG = logging.getLogger("walkbits")
 
@@ -96,7 +96,7 @@ def list_runs(rows: Sequence[Row], limit: int) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the table, or write the page; returns the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m walkbits.runs",
+        prog="python -m walkbits.tools.list_runs",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

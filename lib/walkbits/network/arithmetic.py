@@ -14,8 +14,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from walkbits.models.card import Activation, Combine, Dense, Linear, Pool
-from walkbits.prefetch import prefetch
+from walkbits.network.declaration import Activation, Combine, Dense, Linear, Pool
+from walkbits.network.prefetch import prefetch
 
 F32 = NDArray[np.float32]
 I32 = NDArray[np.int32]

@@ -1,0 +1,224 @@
+"""The declaration of a network: inputs, layers and outputs, so that an engine can run it.
+
+The trainer and the layer engine read nothing else of a model: the declaration fixes every
+tensor's name and shape, so that weights which do not fit are refused before any use.
+
+One update of a layer, for a target node u with neighborhood N(u) (PinSage, algorithm 1):
+
+    q_v = activation(project(h_v))                       once per source node
+    n_u = pool over v in N(u) of q_v                     zeros where N(u) is empty
+    h_u' = activation(linear(combine(h_u, n_u)))         then divided by its length
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveInt, StringConstraints, model_validator
+
+from walkbits.config import Relation, Section
+
+NodeType = Literal["item", "context"]
+Activation = Literal["none", "relu", "tanh"]
+Pool = Literal["importance", "mean", "max", "sum"]
+Combine = Literal["concat", "average", "pooled"]
+TensorName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]+(\.[a-z0-9_]+)*$", max_length=128)]
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
+
+
+class Linear(Section):
+    """`x W^T + b` with tensors `<name>.weight` fp32 [size, width of x] and `<name>.bias` fp32 [size]."""
+
+    name: TensorName
+    """Prefix of the tensors, e.g. `layers.0.project`."""
+    size: PositiveInt
+    """Width of the result."""
+    bias: bool = True
+    """Whether there is a b."""
+
+
+class Dense(Section):
+    """A linear map, or none, and an activation."""
+
+    linear: Linear | None = None
+    """Absent: the vector passes as it is."""
+    activation: Activation = "none"
+    """Applied to every coordinate."""
+
+    @property
+    def identity(self) -> bool:
+        """Whether nothing is done."""
+        return self.linear is None and self.activation == "none"
+
+
+class Input(Section):
+    """h^0 of a node type."""
+
+    source: Literal["features", "ids"]
+    """`features`: the table of vectors handed to the engine. `ids`: the tensor `inputs.<node type>`
+    fp32 [count, width], learned per node; a node with index >= count starts at zeros."""
+    width: PositiveInt
+    """Columns of the vector."""
+    count: PositiveInt | None = None
+    """Rows of the id tensor; only with source `ids`."""
+
+    @model_validator(mode="after")
+    def _count_belongs_to_ids(self) -> Input:
+        if (self.source == "ids") != (self.count is not None):
+            raise ValueError("count must be given with source 'ids' and only there")
+        return self
+
+
+class Update(Section):
+    """How one node type gets its next representation. All updates of a layer read the previous layer."""
+
+    relation: Relation
+    """`<target>_from_<source>`: whose neighborhoods are read."""
+    project: Dense = Dense()
+    """Applied to each source node, once."""
+    pool: Pool
+    """`importance`: mean weighted by visits. `mean`, `max`, `sum`: over the neighborhood's set."""
+    degree_normalised: bool = False
+    """Divide each term by sqrt(|N(u)| * times v is referenced). LightGCN; only with pool `sum`."""
+    combine: Combine
+    """`concat`: [h_u ; n_u]. `average`: (h_u + n_u) / (1 + |N(u)|), only with pool `sum`. `pooled`: n_u."""
+    linear: Linear | None = None
+    """Applied to what was combined."""
+    activation: Activation = "none"
+    """Applied after `linear`."""
+    normalise: bool = False
+    """Divide by the L2 norm; a zero vector stays zero."""
+
+    @property
+    def target(self) -> NodeType:
+        """The node type that is updated."""
+        return _node_type(self.relation.split("_from_")[0])
+
+    @property
+    def source(self) -> NodeType:
+        """The node type whose representations are pooled."""
+        return _node_type(self.relation.split("_from_")[1])
+
+    @model_validator(mode="after")
+    def _pool_fits(self) -> Update:
+        if self.degree_normalised and self.pool != "sum":
+            raise ValueError(f"degree_normalised needs pool 'sum', got '{self.pool}'")
+        if self.combine == "average" and (self.pool != "sum" or self.degree_normalised):
+            raise ValueError(f"combine 'average' needs a plain pool 'sum', got '{self.pool}'")
+        return self
+
+
+class Output(Section):
+    """The embedding of a node type, from its representations h^0, ..., h^K."""
+
+    layers: Literal["last", "mean"] = "last"
+    """h^K, or the mean over h^0, ..., h^K."""
+    head: tuple[Dense, ...] = ()
+    """Dense layers on top, first one first."""
+    normalise: bool = False
+    """Divide by the L2 norm; a zero vector stays zero."""
+
+
+def _node_type(name: str) -> NodeType:
+    return "item" if name == "item" else "context"
+
+
+class Network(Section):
+    """Inputs, layers and outputs; widths are checked to fit, end to end."""
+
+    architecture: Name
+    """Which module of walkbits.models trains it. The engine never reads this."""
+    inputs: dict[NodeType, Input] = Field(min_length=1)
+    """h^0 per node type."""
+    layers: tuple[tuple[Update, ...], ...] = ()
+    """Layers in order; one holds an update per node type, at most."""
+    outputs: dict[NodeType, Output] = Field(min_length=1)
+    """Node types that get an embedding."""
+
+    @model_validator(mode="after")
+    def _widths_fit(self) -> Network:
+        tensors: dict[str, tuple[int, ...]] = {}
+        for name, shape in self._tensors():
+            if tensors.setdefault(name, shape) != shape:
+                raise ValueError(f"tensor {name} is declared as {tensors[name]} and as {shape}")
+        return self
+
+    def tensors(self) -> dict[str, tuple[int, ...]]:
+        """Name and shape of every tensor; all are fp32."""
+        return dict(self._tensors())
+
+    def embedding_size(self, node_type: NodeType) -> int:
+        """Width of the embedding of a node type."""
+        head = [dense.linear.size for dense in self.outputs[node_type].head if dense.linear]
+        return head[-1] if head else self.widths()[-1][node_type]
+
+    def widths(self) -> list[dict[NodeType, int]]:
+        """Width of each node type's newest representation after 0, 1, ..., K layers."""
+        widths = [{node_type: one.width for node_type, one in self.inputs.items()}]
+        for updates in self.layers:
+            before = widths[-1]
+            after = dict(before)
+            for update in updates:
+                if update.source not in before:
+                    raise ValueError(f"{update.relation}: no representation of {update.source} exists yet")
+                combined = _combined_width(update, before)
+                after[update.target] = update.linear.size if update.linear else combined
+            widths.append(after)
+        return widths
+
+    def updated(self, node_type: NodeType) -> list[int]:
+        """Layers, counted from 1, that update a node type."""
+        return [
+            number
+            for number, updates in enumerate(self.layers, start=1)
+            if any(update.target == node_type for update in updates)
+        ]
+
+    def _tensors(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        widths = self.widths()
+        for node_type, one in self.inputs.items():
+            if one.count is not None:
+                yield f"inputs.{node_type}", (one.count, one.width)
+        for before, updates in zip(widths, self.layers, strict=False):
+            if len({update.target for update in updates}) != len(updates) or not updates:
+                raise ValueError("a layer must hold one update or one per node type")
+            for update in updates:
+                yield from _linear_tensors(update.project.linear, before[update.source])
+                yield from _linear_tensors(update.linear, _combined_width(update, before))
+        for update in self.layers[-1] if self.layers else ():
+            if update.target not in self.outputs:
+                raise ValueError(f"the last layer updates {update.target}, which has no output")
+        for node_type, output in self.outputs.items():
+            if node_type not in widths[-1]:
+                raise ValueError(f"outputs.{node_type}: no representation of {node_type} is declared")
+            steps = [0, *self.updated(node_type)]
+            if output.layers == "mean" and len({widths[step].get(node_type) for step in steps}) != 1:
+                raise ValueError(f"outputs.{node_type}: a mean of layers needs layers of one width")
+            width = widths[-1][node_type]
+            for dense in output.head:
+                yield from _linear_tensors(dense.linear, width)
+                width = dense.linear.size if dense.linear else width
+
+
+def _combined_width(update: Update, before: Mapping[NodeType, int]) -> int:
+    pooled = update.project.linear.size if update.project.linear else before[update.source]
+    if update.combine == "pooled":
+        return pooled
+    if update.target not in before:
+        raise ValueError(
+            f"{update.relation}: combine '{update.combine}' needs a representation of the target"
+        )
+    own = before[update.target]
+    if update.combine == "concat":
+        return own + pooled
+    if own != pooled:
+        raise ValueError(f"{update.relation}: combine 'average' needs equal widths, got {own} and {pooled}")
+    return own
+
+
+def _linear_tensors(linear: Linear | None, width: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+    if linear is not None:
+        yield f"{linear.name}.weight", (linear.size, width)
+        if linear.bias:
+            yield f"{linear.name}.bias", (linear.size,)
