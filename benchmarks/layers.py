@@ -38,9 +38,9 @@ from walkbits.rng import draw, uniform
 from walkbits.schemas import EMBEDDINGS, FEATURES, NEIGHBORHOODS, NODES, REPRESENTATIONS
 from walkbits.session import get_session
 from walkbits.stages.infer_layers import item_features, neighborhoods, with_names
-from walkbits.storage.rows import Rows
-from walkbits.storage.tables import Store
-from walkbits.storage.vectors import binary_array, float_lists, read_lists, read_vectors
+from walkbits.tables.rows import Rows
+from walkbits.tables.store import Store
+from walkbits.tables.vectors import binary_array, float_lists, read_lists, read_vectors
 
 WIDTH: Final = 128
 T: Final = 50

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from walkbits.schemas import Table
-from walkbits.storage.tables import Store
+from walkbits.tables.store import Store
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 

@@ -37,14 +37,14 @@ from power_law import power_law_graph
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 from walkbits.config import Walks
-from walkbits.graph import walks as kernel
-from walkbits.graph.counting import top
 from walkbits.graph.csr import Adjacency, BipartiteCsr
-from walkbits.graph.neighborhoods import build_neighborhoods
 from walkbits.schemas import NEIGHBORHOODS
 from walkbits.session import get_session
-from walkbits.storage.rows import Rows
-from walkbits.storage.tables import Store
+from walkbits.tables.rows import Rows
+from walkbits.tables.store import Store
+from walkbits.walks import kernel
+from walkbits.walks.counting import top
+from walkbits.walks.replicated import build_neighborhoods
 
 PEER_PYTHON = ROOT / ".cache" / "bench-dgl" / "bin" / "python"
 

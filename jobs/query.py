@@ -12,7 +12,7 @@ from pathlib import Path
 
 from walkbits.cli import Job, job_parser, run_job
 from walkbits.query import load_query, parse_arguments, prompt, run_query, show
-from walkbits.storage.views import register_views
+from walkbits.tables.views import register_views
 
 
 def build_parser() -> argparse.ArgumentParser:

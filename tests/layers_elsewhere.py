@@ -17,12 +17,12 @@ from parquet_layers import ParquetLayers
 from plain import packed, random_graph
 from pyspark.sql import SparkSession
 from walkbits import config
+from walkbits.arrays.places import Place, Remote, place_of
 from walkbits.inference import layers
 from walkbits.inference.convolving import Convolve, ConvolveBlock
 from walkbits.models.card import Card, LoadedModel
 from walkbits.models.pinsage import PinSage
-from walkbits.storage.places import Place, Remote, place_of
-from walkbits.storage.rows import Rows, union_of
+from walkbits.tables.rows import Rows, union_of
 
 NODES = 70
 BUDGETS = {"all": None, "half": NODES * 6 * 2}

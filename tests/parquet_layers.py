@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
-from walkbits.storage.rows import Rows, union_of
+from walkbits.tables.rows import Rows, union_of
 
 
 class ParquetLayers:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from walkbits import config
-from walkbits.models.sampling import Neighborhoods
+from walkbits.training.subgraphs import Neighborhoods
 
 
 @dataclass(frozen=True)

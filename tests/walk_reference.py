@@ -1,6 +1,6 @@
 """Random walks and their neighborhoods in plain Python integers, one walker at a time.
 
-Written from the words of walkbits.graph.walks and reliability's formula, sharing no code
+Written from the words of walkbits.walks.kernel and reliability's formula, sharing no code
 with them: the compiled kernel is held bit-equal to this.
 """
 
@@ -151,7 +151,7 @@ def neighborhood(
 def hard_negatives(
     graph: Graph, query: int, partners: set[int], walks: config.Walks, hard: config.HardNegatives, seed: int
 ) -> list[int]:
-    """Written from the words of walkbits.models.negatives."""
+    """Written from the words of walkbits.training.negatives."""
     longer = walks.model_copy(update={"num_walks": hard.num_walks, "num_neighbors": hard.last_rank})
     window = [item for item, _ in neighborhood(graph, "item_from_item", query, longer, seed)]
     window = [item for item in window[hard.first_rank - 1 :] if item not in partners]

@@ -17,7 +17,7 @@ from pyspark import TaskContext
 from pyspark.sql import SparkSession
 from small_data import SMALL_DATA
 from walkbits import config
-from walkbits.graph import neighborhoods as module
+from walkbits.walks import replicated as module
 
 WALKS = config.Walks(num_walks=10, num_neighbors=4, restart_probability=0.1)
 SEED, PARTITIONS = 5, 4

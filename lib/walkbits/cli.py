@@ -16,13 +16,13 @@ from typing import Any
 import yaml
 from pyspark.sql import SparkSession
 
+from walkbits.arrays.places import check_reachable
 from walkbits.config import Config
 from walkbits.config_file import load_config
 from walkbits.errors import ConfigError, WalkbitsError, raised_by_worker
 from walkbits.pipeline import artifacts_of
 from walkbits.session import get_session
-from walkbits.storage.places import check_reachable
-from walkbits.storage.tables import Store, check_writable
+from walkbits.tables.store import Store, check_writable
 
 LOG = logging.getLogger("walkbits")
 DEFAULT_CONFIG = "conf/demo.yaml"

@@ -28,7 +28,7 @@ from walkbits.config_file import load_config
 from walkbits.errors import InputError
 from walkbits.query import load_query, run_query
 from walkbits.session import get_session
-from walkbits.storage.views import register_views
+from walkbits.tables.views import register_views
 
 LOG = logging.getLogger("walkbits")
 

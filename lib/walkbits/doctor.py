@@ -19,7 +19,7 @@ from pyspark.sql import SparkSession
 
 from walkbits.graph.profile import COORDINATE
 from walkbits.session import REQUIRED_SETTINGS, setting
-from walkbits.storage.rows import Batches
+from walkbits.tables.rows import Batches
 
 SETUP: Final = "make setup"
 ACTIVATE: Final = "source conf/env.sh"

@@ -12,15 +12,13 @@ from dataclasses import dataclass, field
 
 from pyspark.sql import SparkSession
 
+from walkbits.arrays.mapped import files_of, open_file
+from walkbits.arrays.places import Place, place_of, remove
 from walkbits.config import Config, Section, config_hash
 from walkbits.errors import InputError, raised_by_worker
 from walkbits.progress import Figures, watched
-from walkbits.schemas import RUN_METRICS, TABLES
-from walkbits.storage.fingerprints import fingerprints_of
-from walkbits.storage.garbage import remove_folder
-from walkbits.storage.mapped import files_of, open_file
-from walkbits.storage.places import Place, place_of, remove
-from walkbits.storage.runs import (
+from walkbits.runs.collect import remove_folder
+from walkbits.runs.log import (
     PART,
     Logged,
     Run,
@@ -31,7 +29,9 @@ from walkbits.storage.runs import (
     read_log,
     record_state,
 )
-from walkbits.storage.tables import Store, Written, parse_output, utc_now
+from walkbits.schemas import RUN_METRICS, TABLES
+from walkbits.tables.fingerprints import fingerprints_of
+from walkbits.tables.store import Store, Written, parse_output, utc_now
 
 LOG = logging.getLogger("walkbits")
 

@@ -16,10 +16,10 @@ from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from walkbits.errors import EmptyInputError
 from walkbits.schemas import CODES, EMBEDDINGS, FEATURES, NEIGHBORHOODS, RELATED, REPRESENTATIONS, Table
-from walkbits.storage import parquet
-from walkbits.storage.delta_log import DeltaLog
-from walkbits.storage.rows import Batches, Rows
-from walkbits.storage.tables import Store
+from walkbits.tables import parquet
+from walkbits.tables.delta_log import DeltaLog
+from walkbits.tables.rows import Batches, Rows
+from walkbits.tables.store import Store
 
 RUN, OTHER = "20260101-aaaaaaaa-a1", "20260102-bbbbbbbb-a1"
 FLOATS = [0.5, -0.0, float("nan"), float("inf"), 1e-40]

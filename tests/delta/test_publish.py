@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from pyspark.sql import SparkSession
 from walkbits.errors import LostRaceError
+from walkbits.runs.log import Run
+from walkbits.runs.pointer import Pointer, flip, read_pointer
 from walkbits.schemas import PUBLICATIONS
-from walkbits.storage.publish import Pointer, flip, read_pointer
-from walkbits.storage.runs import Run
-from walkbits.storage.tables import Store, Written
+from walkbits.tables.store import Store, Written
 
 OUTPUTS = [Written("embeddings", 10, "ab", 1, 1), Written("codes", 30, "cd", 1, 1)]
 

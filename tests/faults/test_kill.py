@@ -13,9 +13,9 @@ import pytest
 import world
 from conftest import ROOT, TEST_SETTINGS
 from pyspark.sql import SparkSession
+from walkbits.runs.log import find_run, logged_stages
 from walkbits.schemas import EMBEDDINGS, PUBLICATIONS, PUBLISHED
-from walkbits.storage.runs import find_run, logged_stages
-from walkbits.storage.tables import Store
+from walkbits.tables.store import Store
 
 DS = "2026-01-31"
 

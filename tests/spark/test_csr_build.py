@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 from walk_reference import Graph, random_graph
+from walkbits.arrays.mapped import files_of, open_file
+from walkbits.arrays.places import Place, place_of
 from walkbits.errors import InputError
 from walkbits.graph import csr_build
 from walkbits.graph.csr import BipartiteCsr
 from walkbits.graph.csr_build import csr_info, write_csr
-from walkbits.storage.mapped import files_of, open_file
-from walkbits.storage.places import Place, place_of
 
 
 def tables(spark: SparkSession, graph: Graph, partitions: int, shuffle: int) -> tuple[DataFrame, DataFrame]:

@@ -17,6 +17,7 @@ import world
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 from walkbits import stages
+from walkbits.arrays.mapped import files_of
 from walkbits.cli import Job
 from walkbits.config import Config
 from walkbits.errors import (
@@ -28,6 +29,7 @@ from walkbits.errors import (
     ModelError,
 )
 from walkbits.pipeline import Context, artifacts_of, execute, folder_digest
+from walkbits.runs.log import find_run, logged_stages
 from walkbits.schemas import (
     EMBEDDINGS,
     PUBLICATIONS,
@@ -39,10 +41,8 @@ from walkbits.schemas import (
     TABLES,
 )
 from walkbits.stages import infer_layers
-from walkbits.storage.mapped import files_of
-from walkbits.storage.runs import find_run, logged_stages
-from walkbits.storage.tables import Store
-from walkbits.storage.views import register_views
+from walkbits.tables.store import Store
+from walkbits.tables.views import register_views
 
 DAY = date(2026, 1, 31)
 

@@ -9,10 +9,10 @@ import pytest
 from pyspark.sql import SparkSession
 from walk_reference import random_graph
 from walkbits import config
-from walkbits.models import arrays
-from walkbits.models.negatives import Partners, hard_negatives_of
+from walkbits.arrays.places import Place, place_of
 from walkbits.schemas import NEIGHBORHOODS
-from walkbits.storage.places import Place, place_of
+from walkbits.training import arrays
+from walkbits.training.negatives import Partners, hard_negatives_of
 
 HARD = config.HardNegatives(first_rank=4, last_rank=20, num_walks=40, per_query=6)
 

@@ -11,12 +11,12 @@ from pyspark.errors import PythonException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from walkbits import config, schemas
+from walkbits.arrays.places import Place, place_of
 from walkbits.errors import EmptyInputError, InputError
 from walkbits.index.buckets import buckets_from_codes, buckets_of
 from walkbits.index.codes import codes_from_embeddings, encode, pack_bits, pack_bits_sql, rotation
 from walkbits.index.exact import QUERY_BLOCK, top_k
 from walkbits.index.related import related_items
-from walkbits.storage.places import Place, place_of
 
 SIZE, NUM_ITEMS, NUM_CONTEXTS = 24, 2 * QUERY_BLOCK + 40, 60
 INDEX = config.Index(code_bits=(64, 192), lsh_bits=192, lsh=config.Lsh(band_bits=12))

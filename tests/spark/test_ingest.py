@@ -13,7 +13,8 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from walkbits.config import Holdout, Interactions, Items
 from walkbits.errors import EmptyInputError, InputError
-from walkbits.graph import features, ingest
+from walkbits.ingest import features
+from walkbits.ingest import interactions as ingest
 from walkbits.schemas import WEIGHT_SCALE
 
 DAY = date(2026, 3, 8)

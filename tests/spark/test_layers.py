@@ -23,7 +23,7 @@ from walkbits.inference.layers import Inferred, infer
 from walkbits.models.card import Card, LoadedModel, load_model, save_model
 from walkbits.models.pinsage import PinSage
 from walkbits.schemas import EMBEDDINGS, REPRESENTATIONS
-from walkbits.storage.rows import Rows, union_of
+from walkbits.tables.rows import Rows, union_of
 
 NODES = 70
 MODEL = config.Model(num_layers=2, hidden_size=6, embedding_size=5)

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
+from walkbits.arrays.places import place_of
 from walkbits.errors import WalkbitsError
-from walkbits.storage.names import Names
-from walkbits.storage.places import place_of
-from walkbits.storage.rows import Rows
+from walkbits.inference.external_ids import Names
+from walkbits.tables.rows import Rows
 
 COUNT = 140_000
 

@@ -11,14 +11,14 @@ from plain import unpacked
 from pyspark.sql import SparkSession
 from walk_reference import neighborhood, random_graph
 from walkbits import config
+from walkbits.arrays.places import place_of
 from walkbits.errors import InputError
-from walkbits.graph import neighborhoods as module
-from walkbits.graph.neighborhoods import build_neighborhoods, weigh_by_context
-from walkbits.graph.sharded import sharded_neighborhoods
-from walkbits.graph.walks import neighborhoods_of
 from walkbits.schemas import NEIGHBORHOODS
-from walkbits.storage.places import place_of
-from walkbits.storage.rows import Rows
+from walkbits.tables.rows import Rows
+from walkbits.walks import replicated as module
+from walkbits.walks.kernel import neighborhoods_of
+from walkbits.walks.replicated import build_neighborhoods, weigh_by_context
+from walkbits.walks.sharded import sharded_neighborhoods
 
 RELATIONS: tuple[config.Relation, ...] = ("item_from_item", "item_from_context", "context_from_item")
 WALKS = config.Walks(num_walks=10, num_neighbors=4, restart_probability=0.1)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 from walkbits import config
-from walkbits.models.sampling import training_pairs
+from walkbits.training.subgraphs import training_pairs
 
 
 def edges_of(spark: SparkSession, contexts: dict[int, list[int]], shuffled: bool = False) -> DataFrame:

@@ -27,8 +27,8 @@ from conftest import ROOT
 from deltalake import DeltaTable
 from small_data import SMALL_DATA
 from walk_reference import random_graph
-from walkbits.graph.neighborhoods import neighborhood_batch
-from walkbits.graph.walks import neighborhoods_of
+from walkbits.walks.kernel import neighborhoods_of
+from walkbits.walks.replicated import neighborhood_batch
 
 BIN = Path(sys.executable).parent
 NUM_WORKERS = 2

@@ -14,11 +14,11 @@ import pytest
 from pydantic import ValidationError
 from safetensors.numpy import save as safetensors_bytes
 from walkbits import config
+from walkbits.arrays.places import place_of
 from walkbits.errors import InputError
 from walkbits.models.card import LoadedModel, copy_model, load_model, save_model
 from walkbits.models.pinsage import PinSage
 from walkbits.network.declaration import Dense, Input, Linear, Network, Output, Update
-from walkbits.storage.places import place_of
 
 CONVOLVE = Update(
     relation="item_from_item",

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from walkbits.graph.features import FeatureSpace, project, signs, standardise
+from walkbits.ingest.features import FeatureSpace, project, signs, standardise
 from walkbits.rng import draw
 
 WIDTH, SEED, STREAM = 24, 5, 0x5349474E

@@ -15,15 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from plain import Graph, algorithm_2, packed, random_graph
 from walkbits import config
+from walkbits.arrays.mapped import create_matrix
 from walkbits.errors import InputError
 from walkbits.inference.convolving import Convolve, Finish
 from walkbits.inference.landing import Land, Projection
 from walkbits.inference.tasks import in_blocks
 from walkbits.models.pinsage import Hop, PinSage
-from walkbits.models.sampling import SubgraphBuilder
 from walkbits.network import arithmetic
-from walkbits.storage.mapped import create_matrix
-from walkbits.storage.vectors import binary_array, float_lists, list_array, read_lists, read_vectors
+from walkbits.tables.vectors import binary_array, float_lists, list_array, read_lists, read_vectors
+from walkbits.training.subgraphs import SubgraphBuilder
 
 POOLINGS = ("importance", "mean", "max")
 

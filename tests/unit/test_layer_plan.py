@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from plain import packed
 from walkbits import config
+from walkbits.arrays.mapped import create_matrix
 from walkbits.inference.plan import explained, plan_updates
 from walkbits.inference.references import (
     CountReferences,
@@ -19,7 +20,6 @@ from walkbits.inference.references import (
     words_of,
 )
 from walkbits.models.pinsage import PinSage
-from walkbits.storage.mapped import create_matrix
 
 NETWORK = PinSage(7, config.Model(hidden_size=8, embedding_size=5), 0).network
 

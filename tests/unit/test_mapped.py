@@ -10,10 +10,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from walkbits.errors import ConfigError, InputError, WalkbitsError
-from walkbits.pipeline import folder_digest
-from walkbits.storage import mapped, places
-from walkbits.storage.mapped import (
+from walkbits.arrays import mapped, places
+from walkbits.arrays.mapped import (
     ArrayWriter,
     create_array,
     create_matrix,
@@ -24,7 +22,9 @@ from walkbits.storage.mapped import (
     open_matrix,
     save_array,
 )
-from walkbits.storage.places import Place, Remote, check_reachable, place_of, read_bytes, remove, write_bytes
+from walkbits.arrays.places import Place, Remote, check_reachable, place_of, read_bytes, remove, write_bytes
+from walkbits.errors import ConfigError, InputError, WalkbitsError
+from walkbits.pipeline import folder_digest
 
 X = np.arange(18, dtype=np.float32).reshape(9, 2)
 

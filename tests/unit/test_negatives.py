@@ -15,11 +15,11 @@ from pydantic import ValidationError
 from walk_reference import Graph, hard_negatives, random_graph, visit_counts
 from walkbits import config
 from walkbits.errors import InputError
-from walkbits.models import training
-from walkbits.models.negatives import HardNegatives, Partners, hard_negatives_of
-from walkbits.models.sampling import Neighborhoods
-from walkbits.models.training import Trained, train
 from walkbits.stages.train_model import mapped_graph
+from walkbits.training import loop as training
+from walkbits.training.loop import Trained, train
+from walkbits.training.negatives import HardNegatives, Partners, hard_negatives_of
+from walkbits.training.subgraphs import Neighborhoods
 
 HARD = config.HardNegatives(first_rank=4, last_rank=12, num_walks=40, per_query=5, per_pair=3)
 NO_PAIRS = np.empty((0, 2), np.int32)

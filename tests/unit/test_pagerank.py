@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from walk_reference import Graph, random_graph
 from walkbits import config
-from walkbits.graph.pagerank import exact_ppr, fidelity, reach_mass, sample_nodes
-from walkbits.graph.walks import neighborhoods_of
+from walkbits.walks.exact import exact_ppr, fidelity, reach_mass, sample_nodes
+from walkbits.walks.kernel import neighborhoods_of
 
 RELATIONS: tuple[config.Relation, ...] = ("item_from_item", "item_from_context", "context_from_item")
 

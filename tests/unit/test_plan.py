@@ -8,7 +8,7 @@ import pytest
 from walk_reference import random_graph
 from walkbits.config import EarlyStop, Walks
 from walkbits.errors import InputError
-from walkbits.graph.plan import plan_walks
+from walkbits.walks.plan import plan_walks
 
 
 def test_a_graph_within_the_budget_is_replicated() -> None:

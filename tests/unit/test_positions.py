@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
-from walkbits.storage.positions import each_once, sums_of
+from walkbits.arrays.positions import each_once, sums_of
 
 
 @given(st.integers(0, 200), st.integers(1, 5))

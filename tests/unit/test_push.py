@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from walk_reference import random_graph
 from walkbits import config
-from walkbits.graph.pagerank import exact_ppr, fidelity, sample_nodes
-from walkbits.graph.push import UNIT
-from walkbits.graph.walks import neighborhoods_of
+from walkbits.walks.exact import exact_ppr, fidelity, sample_nodes
+from walkbits.walks.kernel import neighborhoods_of
+from walkbits.walks.push import UNIT
 
 RELATIONS: tuple[config.Relation, ...] = ("item_from_item", "item_from_context", "context_from_item")
 

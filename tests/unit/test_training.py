@@ -14,8 +14,8 @@ from plain import random_graph
 from walkbits import config
 from walkbits.errors import EmptyInputError, InputError, WalkbitsError
 from walkbits.models.pinsage import Hop, PinSage, max_margin_loss
-from walkbits.models.sampling import Neighborhoods, SubgraphBuilder
-from walkbits.models.training import Trained, train
+from walkbits.training.loop import Trained, train
+from walkbits.training.subgraphs import Neighborhoods, SubgraphBuilder
 
 COMMUNITIES, PER_COMMUNITY, WIDTH = 20, 20, 16
 ITEMS = COMMUNITIES * PER_COMMUNITY

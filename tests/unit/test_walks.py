@@ -15,7 +15,7 @@ from walk_reference import Graph, neighborhood, random_graph, visit_counts
 from walkbits import config
 from walkbits.errors import InputError
 from walkbits.graph.csr import BipartiteCsr
-from walkbits.graph.walks import neighborhoods_of
+from walkbits.walks.kernel import neighborhoods_of
 
 RELATIONS: tuple[config.Relation, ...] = ("item_from_item", "item_from_context", "context_from_item")
 

@@ -17,11 +17,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from walkbits.arrays.mapped import open_array, save_array
+from walkbits.arrays.places import Place, read_bytes, write_bytes
 from walkbits.config import Relation
 from walkbits.errors import InputError
 from walkbits.schemas import CONTEXT, ITEM
-from walkbits.storage.mapped import open_array, save_array
-from walkbits.storage.places import Place, read_bytes, write_bytes
 
 Int32 = NDArray[np.int32]
 Int64 = NDArray[np.int64]

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from walkbits.arrays.mapped import ArrayWriter, create_array, open_file
+from walkbits.arrays.places import Place, remove
 from walkbits.errors import InputError, WalkbitsError
 from walkbits.graph.csr import META, SIDES, Int64, dtype_of, lengths_of, read_meta, write_meta
 from walkbits.schemas import CONTEXT, ITEM
-from walkbits.storage.mapped import ArrayWriter, create_array, open_file
-from walkbits.storage.places import Place, remove
-from walkbits.storage.rows import Batches, Step
+from walkbits.tables.rows import Batches, Step
 
 ROWS_PER_SLICE: Final = 1 << 19
 """Edges one task of `write_csr` sorts and writes, about; only speed depends on it."""
@@ -48,7 +48,7 @@ def write_csr(
 
     Every side is cut in slices of consecutive nodes. Spark sorts a slice's node rows and
     edge rows (spilling as it must), and the slice's task streams them into its own byte
-    ranges of the files (see storage.mapped). A repeated or concurrent attempt writes the same
+    ranges of the files (see arrays.mapped). A repeated or concurrent attempt writes the same
     bytes, and no partitioning or row order changes them. meta.json is written last.
 
     Args:

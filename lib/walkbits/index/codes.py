@@ -30,7 +30,7 @@ from pyspark.sql import functions as F
 
 from walkbits import config, rng
 from walkbits.errors import ConfigError, EmptyInputError, InputError
-from walkbits.storage.rows import Batches, Step
+from walkbits.tables.rows import Batches, Step
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]

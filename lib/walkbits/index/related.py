@@ -14,12 +14,12 @@ import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from walkbits.arrays.mapped import ArrayWriter, create_matrix, open_matrix
+from walkbits.arrays.places import Place
 from walkbits.errors import EmptyInputError, InputError
 from walkbits.index.codes import vectors
 from walkbits.index.exact import QUERY_BLOCK, top_k
-from walkbits.storage.mapped import ArrayWriter, create_matrix, open_matrix
-from walkbits.storage.places import Place
-from walkbits.storage.rows import Batches, Step
+from walkbits.tables.rows import Batches, Step
 
 MATRIX: Final = "items.npy"
 

@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from walkbits.arrays.mapped import open_matrix
+from walkbits.arrays.places import Place
 from walkbits.errors import InputError, WalkbitsError
 from walkbits.inference.references import References, open_slots
 from walkbits.inference.tasks import Block, Task, in_blocks, span, vectors
 from walkbits.network import arithmetic
 from walkbits.network.arithmetic import F32, I32, I64, Weights
 from walkbits.network.declaration import Output, Update
-from walkbits.storage.mapped import open_matrix
-from walkbits.storage.places import Place
-from walkbits.storage.rows import Batches
-from walkbits.storage.vectors import binary_array, float_lists, read_lists, read_vectors
+from walkbits.tables.rows import Batches
+from walkbits.tables.vectors import binary_array, float_lists, read_lists, read_vectors
 
 
 @dataclass(frozen=True)

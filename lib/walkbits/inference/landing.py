@@ -11,22 +11,22 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from walkbits.arrays.mapped import ArrayWriter, open_matrix
+from walkbits.arrays.places import Place
+from walkbits.arrays.positions import each_once, sums_of
 from walkbits.errors import InputError
 from walkbits.inference.references import References, open_slots
 from walkbits.inference.tasks import Block, Task, in_blocks, vectors
 from walkbits.network import arithmetic
 from walkbits.network.arithmetic import F32, I32, Weights
 from walkbits.network.declaration import Dense
-from walkbits.storage.mapped import ArrayWriter, open_matrix
-from walkbits.storage.places import Place
-from walkbits.storage.positions import each_once, sums_of
-from walkbits.storage.rows import Batches
-from walkbits.storage.vectors import binary_array
+from walkbits.tables.rows import Batches
+from walkbits.tables.vectors import binary_array
 
 
 @dataclass(frozen=True)
 class Landed:
-    """What one task landed: the sums of its nodes (storage.positions), or the caller's mistake."""
+    """What one task landed: the sums of its nodes (arrays.positions), or the caller's mistake."""
 
     count: int
     sum: int

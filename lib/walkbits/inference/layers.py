@@ -24,6 +24,8 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
 
 from walkbits import config
+from walkbits.arrays.mapped import ArrayWriter, create_matrix
+from walkbits.arrays.places import Place, remove
 from walkbits.config import Relation
 from walkbits.errors import InputError
 from walkbits.inference.convolving import Convolve, ConvolveBlock, Embed, Finish
@@ -42,9 +44,7 @@ from walkbits.models.card import LoadedModel
 from walkbits.network.arithmetic import F32
 from walkbits.network.declaration import Network, NodeType, Update
 from walkbits.schemas import EMBEDDINGS, REPRESENTATIONS
-from walkbits.storage.mapped import ArrayWriter, create_matrix
-from walkbits.storage.places import Place, remove
-from walkbits.storage.rows import Rows
+from walkbits.tables.rows import Rows
 
 
 class Layers(Protocol):
@@ -104,7 +104,7 @@ def infer(
             each target node once.
         inference: Block size, byte budget and message type.
         folder: Empty scratch space on storage that all hosts reach, for the matrices that tasks write
-            and hosts map (see storage.mapped). To be removed after the parts are written.
+            and hosts map (see arrays.mapped). To be removed after the parts are written.
         layers: Where inner layers are committed, and kept from an earlier attempt.
 
     Raises:

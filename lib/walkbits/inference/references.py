@@ -15,11 +15,11 @@ import pyarrow as pa
 from pyspark.sql import Column
 from pyspark.sql import functions as F
 
+from walkbits.arrays.mapped import ArrayWriter, create_matrix, open_matrix
+from walkbits.arrays.places import Place
 from walkbits.network.arithmetic import I32, I64
-from walkbits.storage.mapped import ArrayWriter, create_matrix, open_matrix
-from walkbits.storage.places import Place
-from walkbits.storage.rows import Batches
-from walkbits.storage.vectors import read_lists
+from walkbits.tables.rows import Batches
+from walkbits.tables.vectors import read_lists
 
 _AT_ONCE: Final = 1 << 22
 """References that a task sorts at once, and sources that are ranked at once."""

@@ -17,10 +17,10 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as parse_safetensors
 from safetensors.numpy import save as safetensors_bytes
 
+from walkbits.arrays.places import Place, read_bytes, write_bytes
 from walkbits.config import Section
 from walkbits.errors import ModelError
 from walkbits.network.declaration import Network
-from walkbits.storage.places import Place, read_bytes, write_bytes
 
 F32 = NDArray[np.float32]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]

@@ -14,11 +14,11 @@ from pyspark.sql import functions as F
 from walkbits.config import Audit, Config
 from walkbits.index.buckets import buckets_from_codes
 from walkbits.index.codes import codes_from_embeddings
+from walkbits.runs.log import metric
+from walkbits.runs.pointer import Pointer
 from walkbits.schemas import CODES, EMBEDDINGS, ITEM, LSH_BUCKETS, NODES, PUBLISHED, RELATED
-from walkbits.storage.fingerprints import fingerprints_of
-from walkbits.storage.publish import Pointer
-from walkbits.storage.runs import metric
-from walkbits.storage.tables import Store, Written
+from walkbits.tables.fingerprints import fingerprints_of
+from walkbits.tables.store import Store, Written
 
 Figures = dict[str, tuple[float, str]]
 """Name -> (value, unit), as `run_metrics` holds them."""

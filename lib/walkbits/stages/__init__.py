@@ -13,6 +13,8 @@ from datetime import UTC, datetime
 
 from walkbits.cli import Job
 from walkbits.pipeline import Context, Stage, artifacts_of, execute
+from walkbits.runs.log import Run, find_run, is_labelled, newest_attempt, newest_state, record_state
+from walkbits.runs.pointer import check_forward, read_pointer
 from walkbits.stages import (
     build_index,
     build_neighborhoods,
@@ -25,9 +27,7 @@ from walkbits.stages import evaluate as evaluation
 from walkbits.stages.audit_run import audit_committed
 from walkbits.stages.maintain_tables import maintain
 from walkbits.stages.publish_run import publish, roll_back
-from walkbits.storage.publish import check_forward, read_pointer
-from walkbits.storage.runs import Run, find_run, is_labelled, newest_attempt, newest_state, record_state
-from walkbits.storage.tables import Store
+from walkbits.tables.store import Store
 from walkbits.tools.list_runs import write_report
 
 LOG = logging.getLogger("walkbits")

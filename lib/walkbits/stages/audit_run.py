@@ -10,11 +10,11 @@ from walkbits.errors import AuditError, InputError
 from walkbits.models.card import load_model
 from walkbits.pipeline import Context
 from walkbits.runs.audit import audit, changed
+from walkbits.runs.log import log_stage, logged_stages, record_state
+from walkbits.runs.pointer import Pointer
 from walkbits.schemas import PUBLISHED
 from walkbits.stages.train_model import MODEL
-from walkbits.storage.publish import Pointer
-from walkbits.storage.runs import log_stage, logged_stages, record_state
-from walkbits.storage.tables import Written
+from walkbits.tables.store import Written
 
 LOG = logging.getLogger("walkbits")
 

@@ -9,7 +9,7 @@ from walkbits.index.codes import codes_from_embeddings
 from walkbits.index.related import related_items
 from walkbits.pipeline import Context, Stage
 from walkbits.schemas import CODES, EMBEDDINGS, ITEM, LSH_BUCKETS, RELATED
-from walkbits.storage.tables import Written
+from walkbits.tables.store import Written
 
 
 def run(context: Context) -> list[Written]:

@@ -5,20 +5,20 @@ from __future__ import annotations
 import numpy as np
 from pyspark.sql import functions as F
 
+from walkbits.arrays.places import Place
 from walkbits.config import Relation, Walks
 from walkbits.graph.csr import BipartiteCsr
 from walkbits.graph.csr_build import write_csr
-from walkbits.graph.neighborhoods import build_neighborhoods, weigh_by_context
-from walkbits.graph.pagerank import fidelity, reach_mass, sample_nodes
-from walkbits.graph.plan import WalkPlan, plan_walks
-from walkbits.graph.sharded import sharded_neighborhoods
-from walkbits.graph.walks import neighborhoods_of
 from walkbits.models import relations_of
 from walkbits.network.declaration import NodeType
 from walkbits.pipeline import Context, Stage
 from walkbits.schemas import CONTEXT, EDGES, ITEM, NEIGHBORHOODS, NODES
-from walkbits.storage.places import Place
-from walkbits.storage.tables import Written
+from walkbits.tables.store import Written
+from walkbits.walks.exact import fidelity, reach_mass, sample_nodes
+from walkbits.walks.kernel import neighborhoods_of
+from walkbits.walks.plan import WalkPlan, plan_walks
+from walkbits.walks.replicated import build_neighborhoods, weigh_by_context
+from walkbits.walks.sharded import sharded_neighborhoods
 
 GRAPH = "graph"
 FIDELITY_SAMPLE = 200

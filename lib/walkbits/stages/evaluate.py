@@ -14,7 +14,7 @@ from walkbits.index.codes import vectors
 from walkbits.pipeline import Context, Stage
 from walkbits.schemas import CONTEXT, EDGES, EMBEDDINGS, EVALUATION, HOLDOUT, ITEM
 from walkbits.stages.build_neighborhoods import num_nodes
-from walkbits.storage.tables import Written
+from walkbits.tables.store import Written
 
 
 def run(context: Context) -> list[Written]:

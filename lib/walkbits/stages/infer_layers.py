@@ -14,21 +14,21 @@ import pyarrow.compute as pc
 from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
 
+from walkbits.arrays.places import Place
 from walkbits.config import Relation
 from walkbits.errors import ModelError
-from walkbits.graph.features import feature_schema_hash
+from walkbits.inference.external_ids import Names
 from walkbits.inference.layers import infer
 from walkbits.inference.plan import explained, plan_updates
+from walkbits.ingest.features import feature_schema_hash
 from walkbits.models.card import LoadedModel, load_model
 from walkbits.network.declaration import NodeType
 from walkbits.pipeline import Context, Parts, Stage
 from walkbits.schemas import CONTEXT, EMBEDDINGS, FEATURES, ITEM, NEIGHBORHOODS, NODES, REPRESENTATIONS
 from walkbits.stages.build_neighborhoods import num_nodes
 from walkbits.stages.train_model import MODEL
-from walkbits.storage.names import Names
-from walkbits.storage.places import Place
-from walkbits.storage.rows import Batches, Rows
-from walkbits.storage.tables import Store, Written
+from walkbits.tables.rows import Batches, Rows
+from walkbits.tables.store import Store, Written
 
 
 def run(context: Context) -> list[Written]:

@@ -11,13 +11,14 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from walkbits.config import Config
-from walkbits.graph import features, ingest
 from walkbits.graph.profile import k_core_edges, require_graphframes
+from walkbits.ingest import features
+from walkbits.ingest import interactions as ingest
+from walkbits.ingest.sources import read_source
 from walkbits.pipeline import Context, Stage
+from walkbits.runs.log import inputs_fingerprint
 from walkbits.schemas import EDGES, FEATURES, HOLDOUT, ITEM, NODES, QUARANTINE
-from walkbits.storage.runs import inputs_fingerprint
-from walkbits.storage.sources import read_source
-from walkbits.storage.tables import Written
+from walkbits.tables.store import Written
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def check_inputs(inputs: Inputs, config: Config) -> None:
 
 
 def run(context: Context) -> list[Written]:
-    """Write the graph of inputs that passed `check_inputs`; see `walkbits.graph.ingest` for the rules."""
+    """Write the graph of inputs that passed `check_inputs`; rules in `ingest.interactions`."""
     config, store, run_id = context.config, context.store, context.run_id
     inputs = read_inputs(context.spark, config, context.run.ds)
     judged = ingest.with_reason(inputs.interactions, inputs.items)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 
+from walkbits.arrays.places import remove
 from walkbits.config import Config
 from walkbits.pipeline import artifacts_of
-from walkbits.storage import garbage
-from walkbits.storage.places import remove
-from walkbits.storage.runs import find_run, record_state
-from walkbits.storage.tables import Store
+from walkbits.runs import collect
+from walkbits.runs.log import find_run, record_state
+from walkbits.tables.store import Store
 
 LOG = logging.getLogger("walkbits")
 
@@ -25,15 +25,15 @@ def maintain(store: Store, config: Config) -> list[str]:
     Returns:
         The runs collected.
     """
-    run_ids = garbage.collectable(store, config.maintenance)
-    touched = garbage.drop_runs(store, run_ids)
+    run_ids = collect.collectable(store, config.maintenance)
+    touched = collect.drop_runs(store, run_ids)
     for run_id in run_ids:
         remove(artifacts_of(config) / run_id)
-        garbage.remove_folder(store.spark, store.scratch(run_id))
+        collect.remove_folder(store.spark, store.scratch(run_id))
         record_state(store, find_run(store, run_id), config, "collected")
-    for table in (*garbage.LOGS, *touched):
+    for table in (*collect.LOGS, *touched):
         if store.exists(table):
-            garbage.compact(store, table)
+            collect.compact(store, table)
             LOG.info("stage=%s table=%s state=compacted", NAME, table.name)
     LOG.info("stage=%s state=done collected=%d %s", NAME, len(run_ids), " ".join(run_ids))
     return run_ids

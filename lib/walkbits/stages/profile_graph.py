@@ -6,7 +6,7 @@ from walkbits.graph.profile import graph_profile, require_graphframes
 from walkbits.pipeline import Context, Stage
 from walkbits.schemas import EDGES, GRAPH_PROFILE, ITEM, NODES
 from walkbits.stages.build_neighborhoods import num_nodes
-from walkbits.storage.tables import Written
+from walkbits.tables.store import Written
 
 
 def run(context: Context) -> list[Written]:

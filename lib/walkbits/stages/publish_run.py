@@ -10,12 +10,12 @@ from walkbits.errors import AuditError, InputError
 from walkbits.models.card import load_model
 from walkbits.pipeline import Context
 from walkbits.runs.audit import changed
+from walkbits.runs.log import find_run, log_stage, logged_stages, record_state
+from walkbits.runs.pointer import check_forward, flip, published_before, read_pointer
 from walkbits.schemas import PUBLICATIONS, PUBLISHED
 from walkbits.stages.audit_run import audit_committed
 from walkbits.stages.train_model import MODEL
-from walkbits.storage.publish import check_forward, flip, published_before, read_pointer
-from walkbits.storage.runs import find_run, log_stage, logged_stages, record_state
-from walkbits.storage.tables import Store, Written
+from walkbits.tables.store import Store, Written
 
 LOG = logging.getLogger("walkbits")
 

@@ -13,21 +13,21 @@ from datetime import UTC, datetime
 import numpy as np
 from pyspark.sql import functions as F
 
+from walkbits.arrays.places import Place
 from walkbits.config import config_hash
 from walkbits.errors import InputError, ModelError
 from walkbits.graph.csr import read_meta
-from walkbits.graph.features import feature_schema_hash, feature_width
-from walkbits.graph.plan import plan_walks
+from walkbits.ingest.features import feature_schema_hash, feature_width
 from walkbits.models import relations_of
-from walkbits.models.arrays import read_training_arrays, write_hard_negatives, write_training_arrays
 from walkbits.models.card import Card, copy_model, load_model, save_model
-from walkbits.models.sampling import training_pairs
 from walkbits.pipeline import Context, Stage
+from walkbits.runs.log import metric
 from walkbits.schemas import EDGES, FEATURES, ITEM, LIVE, NEIGHBORHOODS, PUBLICATIONS
 from walkbits.stages.build_neighborhoods import GRAPH, num_nodes
-from walkbits.storage.places import Place
-from walkbits.storage.runs import metric
-from walkbits.storage.tables import Written
+from walkbits.tables.store import Written
+from walkbits.training.arrays import read_training_arrays, write_hard_negatives, write_training_arrays
+from walkbits.training.subgraphs import training_pairs
+from walkbits.walks.plan import plan_walks
 
 LOG = logging.getLogger("walkbits")
 
@@ -89,7 +89,7 @@ def num_parameters(card: Card) -> int:
 def train_anew(context: Context) -> list[Written]:
     """Train on the run's own graph and save weights and card."""
     # torch takes seconds to load: the one stage that needs it pays, and only on a day that trains
-    from walkbits.models.training import train
+    from walkbits.training.loop import train
 
     config, store, run_id = context.config, context.store, context.run_id
     (relation,) = relations_of(config.model)

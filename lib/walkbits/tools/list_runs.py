@@ -17,15 +17,15 @@ from typing import Any
 
 from pyspark.sql import Row, SparkSession
 
+from walkbits.arrays.places import Place, link_to, write_bytes
 from walkbits.cli import DEFAULT_CONFIG, exit_code
 from walkbits.config_file import load_config
 from walkbits.errors import InputError
 from walkbits.query import load_query, run_query
 from walkbits.schemas import PUBLICATIONS, RUN_METRICS, RUNS, STAGE_LOG
 from walkbits.session import get_session
-from walkbits.storage.places import Place, link_to, write_bytes
-from walkbits.storage.tables import Store
-from walkbits.storage.views import SQL_FOLDER
+from walkbits.tables.store import Store
+from walkbits.tables.views import SQL_FOLDER
 from walkbits.tools.report import page
 
 LOG = logging.getLogger("walkbits")

@@ -11,12 +11,12 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
 
 from walkbits import config
+from walkbits.arrays.places import Place
 from walkbits.graph.csr import BipartiteCsr, read_meta, target_of
-from walkbits.graph.walks import neighborhoods_of
 from walkbits.schemas import ITEM, NEIGHBORHOODS, WEIGHT_SCALE
-from walkbits.storage.places import Place
-from walkbits.storage.rows import Batches, Rows, Step
-from walkbits.storage.vectors import list_array
+from walkbits.tables.rows import Batches, Rows, Step
+from walkbits.tables.vectors import list_array
+from walkbits.walks.kernel import neighborhoods_of
 
 NODES_PER_BATCH: Final = 4096
 """Nodes of one row of the task list and one Arrow batch out; results do not depend on it."""
@@ -38,7 +38,7 @@ def build_neighborhoods(
         spark: The session.
         graph: The graph folder (see graph.csr), on storage that every host reaches.
         relation: Target and source type.
-        walks: The walks; see graph.walks for what they do.
+        walks: The walks; see walks.kernel for what they do.
         seed: Seed of the run.
         num_partitions: Tasks to cut the nodes into; default four per core, because blocks
             differ in cost. The rows do not depend on it.

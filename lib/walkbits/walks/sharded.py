@@ -5,7 +5,7 @@ goes to the task of the shard that holds its row; the task maps that range only.
 is the walker's state (start, its key, walk, place), never adjacency and never a path: a
 visit is the state after a hop, and counts are aggregated from the hops' states.
 
-Draws, edges and order are those of graph.walks, so both plans give the same rows. Each hop
+Draws, edges and order are those of walks.kernel, so both plans give the same rows. Each hop
 is written before the next begins: a lost executor repeats its part of one hop.
 """
 
@@ -20,13 +20,13 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from walkbits import config
-from walkbits.graph.counting import penalties
+from walkbits.arrays.places import Place
 from walkbits.graph.csr import Adjacency, BipartiteCsr, source_of, target_of
-from walkbits.graph.neighborhoods import ROWS, neighborhood_batch
-from walkbits.graph.walks import RESTART, hop
 from walkbits.rng import start_key, step_draw, walker_key
-from walkbits.storage.places import Place
-from walkbits.storage.rows import Batches, Rows, Step
+from walkbits.tables.rows import Batches, Rows, Step
+from walkbits.walks.counting import penalties
+from walkbits.walks.kernel import RESTART, hop
+from walkbits.walks.replicated import ROWS, neighborhood_batch
 
 STATE: Final = "start int, key bigint, walk int, at int"
 """A walker: start node, its stable key, number of the walk, where it stands."""

@@ -14,11 +14,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pyspark import TaskContext
 
+from walkbits.arrays.mapped import ArrayWriter, create_array, open_array, save_array
+from walkbits.arrays.places import Place, unique_name
+from walkbits.arrays.positions import each_once, sums_of
 from walkbits.errors import WalkbitsError
-from walkbits.storage.mapped import ArrayWriter, create_array, open_array, save_array
-from walkbits.storage.places import Place, unique_name
-from walkbits.storage.positions import each_once, sums_of
-from walkbits.storage.rows import Batches, Rows, gathered
+from walkbits.tables.rows import Batches, Rows, gathered
 
 _FILE_BYTES: Final = 8 << 20
 """What a task holds of its names."""

@@ -2,7 +2,7 @@
 
 A vector that Spark reads for a Python task is copied row by row to a batch and sent through a socket; on the
 way back so again, and a list of floats is written float by float. Arrow does all that in memory a task maps.
-Which files a table has, and which it gets, stays Delta's business (storage.tables).
+Which files a table has, and which it gets, stays Delta's business (tables.store).
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyspark import TaskContext
 
+from walkbits.arrays.places import unique_name
 from walkbits.schemas import Table
-from walkbits.storage.digest import row_digests
-from walkbits.storage.fingerprints import Digests, hashed_columns
-from walkbits.storage.places import unique_name
-from walkbits.storage.rows import Batches, gathered
+from walkbits.tables.digest import row_digests
+from walkbits.tables.fingerprints import Digests, hashed_columns
+from walkbits.tables.rows import Batches, gathered
 
 _BATCH_ROWS: Final = 3840
 """Whole blocks of the layer engine (`inference.block_size`), so that none is computed half empty."""

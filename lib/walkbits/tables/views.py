@@ -8,7 +8,7 @@ from pyspark.sql import SparkSession
 
 from walkbits.errors import InputError
 from walkbits.schemas import PUBLICATIONS, TABLES
-from walkbits.storage.tables import Store
+from walkbits.tables.store import Store
 
 SQL_FOLDER = Path(__file__).resolve().parents[3] / "sql"
 

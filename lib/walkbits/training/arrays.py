@@ -16,14 +16,14 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from walkbits import config
+from walkbits.arrays.mapped import ArrayWriter, create_matrix, open_array, open_matrix, save_array
+from walkbits.arrays.places import Place, exists
 from walkbits.errors import EmptyInputError
 from walkbits.graph.csr import BipartiteCsr
-from walkbits.models.negatives import HardNegatives, Partners, hard_negatives_of
-from walkbits.models.sampling import Neighborhoods
-from walkbits.storage.mapped import ArrayWriter, create_matrix, open_array, open_matrix, save_array
-from walkbits.storage.places import Place, exists
-from walkbits.storage.rows import Batches
-from walkbits.storage.vectors import read_lists, read_vectors
+from walkbits.tables.rows import Batches
+from walkbits.tables.vectors import read_lists, read_vectors
+from walkbits.training.negatives import HardNegatives, Partners, hard_negatives_of
+from walkbits.training.subgraphs import Neighborhoods
 
 _FEATURES, _NEIGHBORS, _VISITS, _PAIRS = (f"{n}.npy" for n in ("features", "neighbors", "visits", "pairs"))
 _QUERIES, _JOINED, _HARD = (f"{n}.npy" for n in ("queries", "joined", "hard"))

@@ -11,7 +11,7 @@ from pyspark.sql import functions as F
 
 from walkbits.config import Maintenance
 from walkbits.schemas import PUBLICATIONS, RUN_ID, RUN_METRICS, RUNS, STAGE_LOG, TABLES, Table
-from walkbits.storage.tables import Store, utc_now
+from walkbits.tables.store import Store, utc_now
 
 PARTITIONED = tuple(t for t in TABLES.values() if RUN_ID.name in t.partition_by and t != RUN_METRICS)
 """Tables whose partitions go with their run; logs and figures stay."""

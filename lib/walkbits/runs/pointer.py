@@ -20,9 +20,9 @@ from pyspark.sql import functions as F
 
 from walkbits.config import config_hash
 from walkbits.errors import LostRaceError, WalkbitsError
+from walkbits.runs.log import Run
 from walkbits.schemas import PUBLICATIONS
-from walkbits.storage.runs import Run
-from walkbits.storage.tables import Store, Written, utc_now
+from walkbits.tables.store import Store, Written, utc_now
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ The neighborhood of a node are its `num_neighbors` most visited nodes, by count 
 then index ascending. With a popularity penalty beta the order is by count / degree^beta,
 degree being the neighbor's number of edges. With the multi-source boost (Pixie), in relations
 between two types, a visit belongs to the node that its walk first went to from the start, and the
-order is by (sum over those sources of sqrt(count))^2; see graph.counting.
+order is by (sum over those sources of sqrt(count))^2; see walks.counting.
 
 With an early stop (Pixie), after an eighth, a quarter and half of its walks a start makes no more of
 them once `early_stop.nodes` nodes have `early_stop.visits` visits.
@@ -40,11 +40,11 @@ from numpy.typing import NDArray
 
 from walkbits import config
 from walkbits.errors import InputError
-from walkbits.graph.counting import often_visited, penalties, top, top_boosted, top_penalised
 from walkbits.graph.csr import Adjacency, BipartiteCsr, source_of, target_of
-from walkbits.graph.push import push_neighborhoods
 from walkbits.network.prefetch import prefetch
 from walkbits.rng import start_key, step_draw, walker_key
+from walkbits.walks.counting import often_visited, penalties, top, top_boosted, top_penalised
+from walkbits.walks.push import push_neighborhoods
 
 Int32 = NDArray[np.int32]
 Int64 = NDArray[np.int64]
@@ -70,7 +70,7 @@ def neighborhoods_of(
         relation: Target and source type.
         nodes: int [n], indices of target nodes, in any order.
         walks: Number, length and restarts of the walks, T, the penalty, the block size (speed only); with
-            method push the same neighborhoods without chance (graph.push), visits in units of 2^-20.
+            method push the same neighborhoods without chance (walks.push), visits in units of 2^-20.
         seed: Seed of the run.
 
     Returns:

@@ -1,7 +1,7 @@
 """Importance neighborhoods without chance: a truncated push of the walk's distribution.
 
 The mass of one walk starts at the node and moves along all edges at once, hop by hop, as the walks
-of graph.walks would on average (graph.pagerank has the formulas). After each of the 2 * walk_length
+of walks.kernel would on average (walks.exact has the formulas). After each of the 2 * walk_length
 hops the smallest masses are dropped, as long as what is dropped stays within
 push_epsilon / (2 * walk_length). Mass that is dropped would have made at most walk_length visits,
 so the visits found fall short of the exact ones by at most push_epsilon of all visits, in sum.
@@ -19,8 +19,8 @@ from numba import njit
 from numpy.typing import NDArray
 
 from walkbits import config
-from walkbits.graph.counting import penalties
 from walkbits.graph.csr import Adjacency, BipartiteCsr, source_of, target_of
+from walkbits.walks.counting import penalties
 
 Int32 = NDArray[np.int32]
 Int64 = NDArray[np.int64]

@@ -14,7 +14,7 @@ from walkbits import __version__
 from walkbits.config import Config, Section, config_hash
 from walkbits.errors import EmptyInputError, InputError
 from walkbits.schemas import PUBLICATIONS, RUN_METRICS, RUNS, STAGE_LOG
-from walkbits.storage.tables import Store, Written, utc_now
+from walkbits.tables.store import Store, Written, utc_now
 
 PART = "/"
 """Between a stage and a part of it that a later attempt keeps, in the stage log."""

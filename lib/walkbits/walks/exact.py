@@ -1,4 +1,4 @@
-"""What the walks of graph.walks would visit on average, exactly; and how near a sample is.
+"""What the walks of walks.kernel would visit on average, exactly; and how near a sample is.
 
 The expected visits of a walk from s are a personalised PageRank of s, truncated after
 `walk_length` rounds (PinSage approximates it by counting). With x the distribution over
@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 
 from walkbits import config
 from walkbits.graph.csr import Adjacency, BipartiteCsr, source_of, target_of
-from walkbits.graph.walks import neighborhoods_of
 from walkbits.rng import draw
 from walkbits.schemas import ITEM
+from walkbits.walks.kernel import neighborhoods_of
 
 Int32 = NDArray[np.int32]
 Int64 = NDArray[np.int64]

@@ -22,11 +22,11 @@ from torch import Tensor
 
 from walkbits import config, rng
 from walkbits.errors import EmptyInputError, InputError, WalkbitsError
-from walkbits.models.negatives import HardNegatives
 from walkbits.models.pinsage import Hop, PinSage, max_margin_loss
-from walkbits.models.sampling import Neighborhoods, SubgraphBuilder, below, gather_rows
 from walkbits.network.arithmetic import F32, I32, I64
 from walkbits.network.declaration import Network
+from walkbits.training.negatives import HardNegatives
+from walkbits.training.subgraphs import Neighborhoods, SubgraphBuilder, below, gather_rows
 
 _ORDER_TAG: Final = int.from_bytes(b"order", "big")
 _NEGATIVES_TAG: Final = int.from_bytes(b"negative", "big") >> 1

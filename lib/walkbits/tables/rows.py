@@ -20,7 +20,7 @@ Step = Callable[[Batches], Batches]
 class Rows:
     """The batches of a frame, through steps that follow each other in one Python function.
 
-    So rows that come from files and leave to files (storage.parquet) never cross to Spark's side of a
+    So rows that come from files and leave to files (tables.parquet) never cross to Spark's side of a
     worker's socket, which would cost more than what most steps compute.
 
     Attributes:

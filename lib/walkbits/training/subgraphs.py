@@ -19,7 +19,7 @@ from pyspark.sql import functions as F
 from walkbits import config, rng
 from walkbits.network.arithmetic import F32, I32, I64, pool_weights
 from walkbits.network.declaration import Pool
-from walkbits.storage.rows import Batches
+from walkbits.tables.rows import Batches
 
 _CONTEXTS_TAG: Final = int.from_bytes(b"contexts", "big") >> 1
 _PAIRS_TAG: Final = int.from_bytes(b"pairs", "big")

@@ -23,8 +23,8 @@ from pyspark.sql.types import DataType, StructType
 
 from walkbits.errors import EmptyInputError, InputError, WalkbitsError
 from walkbits.schemas import RUN_ID, Table
-from walkbits.storage.delta_log import DeltaLog
-from walkbits.storage.fingerprints import (
+from walkbits.tables.delta_log import DeltaLog
+from walkbits.tables.fingerprints import (
     DIGEST,
     combined_text,
     fingerprint_columns,
@@ -32,8 +32,8 @@ from walkbits.storage.fingerprints import (
     fingerprints_of,
     row_digest,
 )
-from walkbits.storage.parquet import ReadSplits, WriteFile, WrittenFile, split_files
-from walkbits.storage.rows import Rows, union_of
+from walkbits.tables.parquet import ReadSplits, WriteFile, WrittenFile, split_files
+from walkbits.tables.rows import Rows, union_of
 
 _SAFE_VALUE = re.compile(r"^[A-Za-z0-9_=.-]{1,80}$")
 _COMMITS: Final = itertools.count()

@@ -15,7 +15,7 @@ from urllib.parse import quote, unquote
 
 from pyspark.sql import SparkSession
 
-from walkbits.storage.parquet import WrittenFile
+from walkbits.tables.parquet import WrittenFile
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,9 @@ import numpy as np
 
 from walkbits import config, rng
 from walkbits.graph.csr import BipartiteCsr
-from walkbits.graph.walks import neighborhoods_of
-from walkbits.models.sampling import below
 from walkbits.network.arithmetic import I32, I64
+from walkbits.training.subgraphs import below
+from walkbits.walks.kernel import neighborhoods_of
 
 _WINDOW_TAG: Final = int.from_bytes(b"window", "big")
 _CHOICE_TAG: Final = int.from_bytes(b"hard", "big")

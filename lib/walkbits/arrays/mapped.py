@@ -32,8 +32,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pyspark import SparkFiles, TaskContext
 
-from walkbits.errors import InputError, WalkbitsError
-from walkbits.storage.places import (
+from walkbits.arrays.places import (
     Place,
     Remote,
     files_below,
@@ -43,6 +42,7 @@ from walkbits.storage.places import (
     unique_name,
     write_bytes,
 )
+from walkbits.errors import InputError, WalkbitsError
 
 F32 = NDArray[np.float32]
 I32 = NDArray[np.int32]

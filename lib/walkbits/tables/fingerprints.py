@@ -1,7 +1,7 @@
 """The fingerprint of a set of rows: how many, and two sums over their digests that no order changes.
 
 Spark computes it of frames; tasks compute the same of the rows they write, with the digests of
-storage.digest.
+tables.digest.
 """
 
 from __future__ import annotations

@@ -21,10 +21,10 @@ from scipy import sparse
 
 from walkbits.config import Features, Items, config_hash
 from walkbits.errors import InputError
+from walkbits.ingest.sources import as_id, as_number, require_columns, require_id
 from walkbits.rng import draw
-from walkbits.storage.rows import Batches
-from walkbits.storage.sources import as_id, as_number, require_columns, require_id
-from walkbits.storage.vectors import binary_array
+from walkbits.tables.rows import Batches
+from walkbits.tables.vectors import binary_array
 
 _TOKEN_PATTERN = "[^\\p{L}\\p{N}]+"
 _SIGN_STREAM = 0x5349474E
