@@ -15,9 +15,9 @@ setup: ## Create .venv from the lock, find or install Java, resolve the Delta ja
 	@conf/setup.sh
 
 demo: setup ## Run a whole day on real baskets and show related products
-	@$(ACTIVATE); python -m walkbits.demo prepare
+	@$(ACTIVATE); python -m walkbits.tools.demo prepare
 	@$(ACTIVATE); spark-submit jobs/run_daily.py --config conf/demo.yaml --ds $(DEMO_DS)
-	@$(ACTIVATE); python -m walkbits.demo show
+	@$(ACTIVATE); python -m walkbits.tools.demo show
 
 test: setup ## Run the tests; ARGS="-k walks" passes flags to pytest
 	@$(ACTIVATE); pytest $(ARGS)

@@ -28,16 +28,16 @@ import pyarrow as pa
 from measure import Figures, PeakMemory, drop_files, seconds
 from numpy.typing import NDArray
 from pyspark.sql import functions as F
-from walkbits import config
 from walkbits.inference.layers import infer
 from walkbits.inference.references import References, open_slots
 from walkbits.models.card import Card, LoadedModel
 from walkbits.models.pinsage import PinSage
-from walkbits.progress import cost, spark_stages
 from walkbits.rng import draw, uniform
+from walkbits.runs.cost import cost, spark_stages
 from walkbits.schemas import EMBEDDINGS, FEATURES, NEIGHBORHOODS, NODES, REPRESENTATIONS
 from walkbits.session import get_session
-from walkbits.stages.infer_layers import item_features, neighborhoods, with_names
+from walkbits.settings import Inference, Model
+from walkbits.stages.infer_layers import item_features, neighborhoods, with_external_ids
 from walkbits.tables.rows import Rows
 from walkbits.tables.store import Store
 from walkbits.tables.vectors import binary_array, float_lists, read_lists, read_vectors
@@ -106,7 +106,7 @@ def write_tables(store: Store, num_nodes: int, run_id: str) -> None:
 
 def model() -> LoadedModel:
     """PinSage with fixed weights."""
-    module = PinSage(WIDTH, config.Model(hidden_size=WIDTH, embedding_size=WIDTH), 0)
+    module = PinSage(WIDTH, Model(hidden_size=WIDTH, embedding_size=WIDTH), 0)
     digest = "0" * 64
     card = Card(
         network=module.network, feature_schema=digest, config_hash=digest, data_run="", metrics={},
@@ -173,7 +173,7 @@ class Committed:
 
 
 def engine(
-    store: Store, num_nodes: int, inputs: str, inference: config.Inference, run_id: str | None = None
+    store: Store, num_nodes: int, inputs: str, inference: Inference, run_id: str | None = None
 ) -> dict[str, float]:
     """One run: seconds of the inner layer and of the last one, vector bytes that it shuffled per layer, and
     the longest task beside the median one of its Spark stage, where that weighs most.
@@ -194,7 +194,7 @@ def engine(
         folder,
         layers,
     )
-    named = with_names(store, inputs, inferred.parts, {"item": num_nodes}, folder / "names")
+    named = with_external_ids(store, inputs, inferred.parts, {"item": num_nodes}, folder / "names")
     store.write_rows(EMBEDDINGS, named, run_id)
     marks = [*layers.marks, time.perf_counter()]
     inferred.model_rows.check()
@@ -220,7 +220,7 @@ def message_effect(store: Store, num_nodes: int, inputs: str) -> dict[str, float
     """What fp16 messages change when all are shuffled: recall of each node's 50 nearest, bits that flip."""
     seen = {}
     for dtype in ("fp32", "fp16"):
-        engine(store, num_nodes, inputs, config.Inference(cache_bytes=0, message_dtype=dtype), dtype)
+        engine(store, num_nodes, inputs, Inference(cache_bytes=0, message_dtype=dtype), dtype)
         table = (
             store.read(EMBEDDINGS, run_id=dtype).select("node_id", "embedding").toArrow().sort_by("node_id")
         )
@@ -298,7 +298,7 @@ def main() -> None:
         session_s = time.perf_counter() - began
         store = Store(spark, root)
         write_tables(store, n, "bench")
-        whole = config.Inference()
+        whole = Inference()
 
         def warm(run: Callable[[], dict[str, float]], runs: int) -> dict[str, float]:
             seen = [run() for _ in range(runs)]
@@ -330,7 +330,7 @@ def main() -> None:
         record(join_sample_s=large, join_full_s=full, vs_join_plan=full / base["inner"])
         for name, budget in (("half", n * WIDTH * 2), ("zero", 0)):
             with PeakMemory() as peak:
-                part = engine(store, n, "bench", config.Inference(cache_bytes=budget))
+                part = engine(store, n, "bench", Inference(cache_bytes=budget))
             record(**{
                 f"{name}_budget_s": part["inner"] + part["last"],
                 f"{name}_budget_ratio": part["shuffled"] / naive,

@@ -36,10 +36,10 @@ from measure import ROOT, Figures, PeakMemory, drop_files, median, seconds
 from power_law import power_law_graph
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
-from walkbits.config import Walks
 from walkbits.graph.csr import Adjacency, BipartiteCsr
 from walkbits.schemas import NEIGHBORHOODS
 from walkbits.session import get_session
+from walkbits.settings import Walks
 from walkbits.tables.rows import Rows
 from walkbits.tables.store import Store
 from walkbits.walks import kernel

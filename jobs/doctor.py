@@ -6,8 +6,8 @@ from pathlib import Path
 
 from pyspark.sql import SparkSession
 from walkbits.cli import config_from, job_parser
-from walkbits.doctor import examine, healthy, report
 from walkbits.errors import WalkbitsError
+from walkbits.tools.doctor import examine, healthy, report
 
 
 def build_parser() -> argparse.ArgumentParser:

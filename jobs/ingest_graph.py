@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from walkbits.cli import add_day_flags, job_parser, run_job
-from walkbits.stages import ingest
+from walkbits.stages.daily import ingest
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from walkbits.cli import job_parser, run_job
-from walkbits.stages import maintain_tables
+from walkbits.stages.daily import maintain_tables
 
 
 def build_parser() -> argparse.ArgumentParser:

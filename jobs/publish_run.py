@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from walkbits.cli import add_publish_flags, add_run_flags, job_parser, run_job
-from walkbits.stages import publish_run
+from walkbits.stages.daily import publish_run
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from walkbits.cli import Job, job_parser, run_job
-from walkbits.query import load_query, parse_arguments, prompt, run_query, show
+from pyspark.sql import SparkSession
+from walkbits.cli import job_parser, run_job
+from walkbits.config import Config
+from walkbits.tables.queries import load_query, parse_arguments, run_query
 from walkbits.tables.views import register_views
+from walkbits.tools.query import prompt, show
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -23,15 +27,15 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def query(job: Job) -> None:
+def query(spark: SparkSession, config: Config, file: Path | None, arguments: Sequence[str]) -> None:
     """Print the result of the file, or serve the prompt."""
-    if job.args.file is None:
-        prompt(job.spark, register_views(job.spark, job.config.root))
+    if file is None:
+        prompt(spark, register_views(spark, config.root))
         return
-    wanted = load_query(job.args.file)
-    arguments = parse_arguments(wanted, job.args.arguments)
-    register_views(job.spark, job.config.root)
-    show(run_query(job.spark, wanted, arguments))
+    wanted = load_query(file)
+    values = parse_arguments(wanted, arguments)
+    register_views(spark, config.root)
+    show(run_query(spark, wanted, values))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from walkbits.cli import job_parser, run_job
-from walkbits.stages import rollback_run
+from walkbits.stages.daily import rollback_run
 
 
 def build_parser() -> argparse.ArgumentParser:

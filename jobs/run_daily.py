@@ -10,7 +10,7 @@ import argparse
 import sys
 
 from walkbits.cli import add_day_flags, add_publish_flags, job_parser, run_job
-from walkbits.stages import run_daily
+from walkbits.stages.daily import run_daily
 
 
 def build_parser() -> argparse.ArgumentParser:

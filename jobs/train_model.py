@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from walkbits.cli import add_run_flags, job_parser, run_job
-from walkbits.stages import train
+from walkbits.stages.daily import train
 
 
 def build_parser() -> argparse.ArgumentParser:

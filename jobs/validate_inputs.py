@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from walkbits.cli import add_day_flags, job_parser, run_job
-from walkbits.stages import open_day
+from walkbits.stages.daily import open_day
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -16,12 +16,12 @@ import pyarrow as pa
 from parquet_layers import ParquetLayers
 from plain import packed, random_graph
 from pyspark.sql import SparkSession
-from walkbits import config
 from walkbits.arrays.places import Place, Remote, place_of
 from walkbits.inference import layers
 from walkbits.inference.convolving import Convolve, ConvolveBlock
 from walkbits.models.card import Card, LoadedModel
 from walkbits.models.pinsage import PinSage
+from walkbits.settings import Inference, Model
 from walkbits.tables.rows import Rows, union_of
 
 NODES = 70
@@ -48,7 +48,7 @@ def embeddings(spark: SparkSession, folder: Path, artifacts: Place, budget: str)
     """fp32 [NODES, 5] of the fixed graph."""
     folder = folder / budget
     graph = random_graph(1, NODES, 7, 9)
-    module = PinSage(7, config.Model(hidden_size=6, embedding_size=5), 1)
+    module = PinSage(7, Model(hidden_size=6, embedding_size=5), 1)
     weights = {name: tensor.numpy() for name, tensor in module.state_dict().items()}
     digest = "0" * 64
     card = Card(
@@ -69,7 +69,7 @@ def embeddings(spark: SparkSession, folder: Path, artifacts: Place, budget: str)
         {"item": Rows.of(spark.createDataFrame(features, "node int, features binary").repartition(3))},
         {"item": NODES},
         lambda relation: Rows.of(spark.createDataFrame(rows, schema).repartition(3)),
-        config.Inference(block_size=16, cache_bytes=BUDGETS[budget]),
+        Inference(block_size=16, cache_bytes=BUDGETS[budget]),
         artifacts / budget,
         ParquetLayers(spark, folder),
     )

@@ -12,7 +12,8 @@ import torch
 from plain import affine, random_rows, relu, unit
 from torch import Tensor, nn
 from torch.nn import functional as F
-from walkbits.network.declaration import Dense, Input, Linear, Network, NodeType, Output, Update
+from walkbits.network.declaration import Dense, Input, Linear, Network, Output, Update
+from walkbits.types import NodeType
 
 Rows = list[tuple[list[int], list[int]]]
 RELATIONS = ("item_from_context", "context_from_item")

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from walkbits import config
 from walkbits.graph.csr import BipartiteCsr
+from walkbits.settings import HardNegatives, Walks
 
 MASK = (1 << 64) - 1
 G = 0x9E3779B97F4A7C15
@@ -80,9 +80,7 @@ def pick(row: list[tuple[int, int]], u: int, weighted: bool) -> int:
     raise AssertionError("weights are positive")
 
 
-def paths(
-    graph: Graph, relation: str, node: int, walks: config.Walks, seed: int
-) -> Iterator[list[tuple[int, int]]]:
+def paths(graph: Graph, relation: str, node: int, walks: Walks, seed: int) -> Iterator[list[tuple[int, int]]]:
     """Per walk its (visit, first node it went to since it was at the start)."""
     target, source = relation.split("_from_")
     out = graph.rows(target)
@@ -107,9 +105,7 @@ def paths(
         yield visits
 
 
-def visits_of(
-    graph: Graph, relation: str, node: int, walks: config.Walks, seed: int
-) -> Counter[tuple[int, int]]:
+def visits_of(graph: Graph, relation: str, node: int, walks: Walks, seed: int) -> Counter[tuple[int, int]]:
     """(visit, source) -> times, of the walks that are made before an early stop."""
     target, source = relation.split("_from_")
     counts: Counter[tuple[int, int]] = Counter()
@@ -123,13 +119,11 @@ def visits_of(
     return counts
 
 
-def visit_counts(graph: Graph, relation: str, node: int, walks: config.Walks, seed: int) -> Counter[int]:
+def visit_counts(graph: Graph, relation: str, node: int, walks: Walks, seed: int) -> Counter[int]:
     return Counter(visit for visit, _ in visits_of(graph, relation, node, walks, seed).elements())
 
 
-def neighborhood(
-    graph: Graph, relation: str, node: int, walks: config.Walks, seed: int
-) -> list[tuple[int, int]]:
+def neighborhood(graph: Graph, relation: str, node: int, walks: Walks, seed: int) -> list[tuple[int, int]]:
     pairs = visits_of(graph, relation, node, walks, seed)
     counts = Counter(visit for visit, _ in pairs.elements())
     target, source = relation.split("_from_")
@@ -149,7 +143,12 @@ def neighborhood(
 
 
 def hard_negatives(
-    graph: Graph, query: int, partners: set[int], walks: config.Walks, hard: config.HardNegatives, seed: int
+    graph: Graph,
+    query: int,
+    partners: set[int],
+    walks: Walks,
+    hard: HardNegatives,
+    seed: int,
 ) -> list[int]:
     """Written from the words of walkbits.training.negatives."""
     longer = walks.model_copy(update={"num_walks": hard.num_walks, "num_neighbors": hard.last_rank})

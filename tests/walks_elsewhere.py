@@ -16,10 +16,10 @@ import pyarrow.parquet as pq
 from pyspark import TaskContext
 from pyspark.sql import SparkSession
 from small_data import SMALL_DATA
-from walkbits import config
+from walkbits.settings import Walks
 from walkbits.walks import replicated as module
 
-WALKS = config.Walks(num_walks=10, num_neighbors=4, restart_probability=0.1)
+WALKS = Walks(num_walks=10, num_neighbors=4, restart_probability=0.1)
 SEED, PARTITIONS = 5, 4
 SPECULATION = {
     "spark.speculation": "true",

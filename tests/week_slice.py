@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from walkbits.demo import prepare
+from walkbits.tools.demo import prepare
 
 FIRST, SECOND = date(2017, 12, 29), date(2017, 12, 30)
 NUM_PRODUCTS = 150

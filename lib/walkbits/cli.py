@@ -9,23 +9,23 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from typing import Any
+from typing import Any, Final
 
 import yaml
-from pyspark.sql import SparkSession
 
 from walkbits.arrays.places import check_reachable
 from walkbits.config import Config
 from walkbits.config_file import load_config
 from walkbits.errors import ConfigError, WalkbitsError, raised_by_worker
-from walkbits.pipeline import artifacts_of
+from walkbits.runs.stage import artifacts_of
 from walkbits.session import get_session
-from walkbits.tables.store import Store, check_writable
+from walkbits.tables.store import check_writable
 
 LOG = logging.getLogger("walkbits")
 DEFAULT_CONFIG = "conf/demo.yaml"
+COMMON_FLAGS: Final = frozenset({"config", "root", "channel", "overrides", "print_config"})
+"""Those of `job_parser`."""
 
 
 def job_parser(job: str, description: str | None) -> argparse.ArgumentParser:
@@ -52,7 +52,6 @@ def job_parser(job: str, description: str | None) -> argparse.ArgumentParser:
 
 def add_run_flags(parser: argparse.ArgumentParser) -> None:
     """Flags of jobs that work on an existing run."""
-    parser.set_defaults(explain=False)
     parser.add_argument("--run-id", help="run to work on (default: the run that changed last)")
     parser.add_argument("--ds", type=parse_ds, help="day of the run, YYYY-MM-DD; narrows the default")
     parser.add_argument("--label", help="work on the run that was opened last under this label")
@@ -112,26 +111,17 @@ def config_from(args: argparse.Namespace) -> Config:
     return load_config(args.config, overrides)
 
 
-@dataclass(frozen=True)
-class Job:
-    """What a job's body receives."""
-
-    args: argparse.Namespace
-    config: Config
-    store: Store
-
-    @property
-    def spark(self) -> SparkSession:
-        return self.store.spark
-
-
-def run_job(parser: argparse.ArgumentParser, argv: list[str] | None, body: Callable[[Job], object]) -> int:
+def run_job(parser: argparse.ArgumentParser, argv: list[str] | None, body: Callable[..., object]) -> int:
     """Parse, load, start Spark, run the body; turn a WalkbitsError into its exit code.
+
+    Args:
+        body: Called with the session, the config and, by their names, the flags beyond those of `job_parser`.
 
     Returns:
         The process's exit code: 0, or that of the error's class (see errors.py).
     """
     args = parser.parse_args(argv)
+    flags = {name: value for name, value in vars(args).items() if name not in COMMON_FLAGS}
 
     def work() -> None:
         config = config_from(args)
@@ -142,7 +132,7 @@ def run_job(parser: argparse.ArgumentParser, argv: list[str] | None, body: Calla
         check_reachable(artifacts_of(config))
         spark = get_session(parser.prog.split("/")[-1].removesuffix(".py"))
         try:
-            body(Job(args, config, Store(spark, config.root.rstrip("/"))))
+            body(spark, config, **flags)
         finally:
             spark.stop()
 

@@ -14,7 +14,7 @@ import numpy as np
 from numba import njit, vectorize
 from numpy.typing import ArrayLike, NDArray
 
-U64 = NDArray[np.uint64]
+from walkbits.types import U64
 
 GOLDEN: Final = np.uint64(0x9E3779B97F4A7C15)
 _M1: Final = np.uint64(0xBF58476D1CE4E5B9)

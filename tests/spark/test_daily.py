@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,7 @@ import pytest
 import world
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
-from walkbits import stages
 from walkbits.arrays.mapped import files_of
-from walkbits.cli import Job
 from walkbits.config import Config
 from walkbits.errors import (
     AuditError,
@@ -28,8 +25,8 @@ from walkbits.errors import (
     MissingDependencyError,
     ModelError,
 )
-from walkbits.pipeline import Context, artifacts_of, execute, folder_digest
 from walkbits.runs.log import find_run, logged_stages
+from walkbits.runs.stage import StageRun, artifacts_of, execute, folder_digest
 from walkbits.schemas import (
     EMBEDDINGS,
     PUBLICATIONS,
@@ -40,24 +37,36 @@ from walkbits.schemas import (
     STAGE_LOG,
     TABLES,
 )
-from walkbits.stages import infer_layers
+from walkbits.stages import daily, infer_layers
 from walkbits.tables.store import Store
 from walkbits.tables.views import register_views
 
 DAY = date(2026, 1, 31)
 
 
-def make_job(spark: SparkSession, config: Config, ds: date = DAY, **flags: Any) -> Job:
-    defaults = {
-        "ds": ds,
-        "run_id": None,
-        "label": None,
-        "new_attempt": False,
-        "allow_rollback": False,
-        "retrain": False,
-        "explain": False,
-    }
-    return Job(argparse.Namespace(**(defaults | flags)), config, Store(spark, config.root))
+@dataclass(frozen=True)
+class Job:
+    """A config, and the day it is run for."""
+
+    store: Store
+    config: Config
+    ds: date
+
+    @property
+    def spark(self) -> SparkSession:
+        return self.store.spark
+
+
+def make_job(spark: SparkSession, config: Config, ds: date = DAY) -> Job:
+    return Job(Store(spark, config.root), config, ds)
+
+
+def run_day(job: Job) -> StageRun:
+    return daily.run_daily(job.spark, job.config, ds=job.ds)
+
+
+def run_stage(job: Job, name: str, **which: Any) -> None:
+    daily.run_stage(job.spark, job.config, name, **({"ds": job.ds} | which))
 
 
 def fingerprints(store: Store, run_id: str) -> dict[str, tuple[int, str]]:
@@ -80,7 +89,7 @@ def versions(store: Store) -> dict[str, int]:
 def day(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Job:
     """One published day."""
     job = make_job(spark, world.world_config(tmp_path_factory.mktemp("day")))
-    stages.run_daily(job)
+    run_day(job)
     return job
 
 
@@ -114,27 +123,27 @@ def test_views_show_the_run(day: Job) -> None:
 
 def test_the_same_inputs_again_change_nothing(day: Job) -> None:
     before = versions(day.store)
-    stages.run_daily(day)
+    run_day(day)
     assert versions(day.store) == before
 
 
 def test_a_finished_stage_is_kept(day: Job, caplog: pytest.LogCaptureFixture) -> None:
     before = versions(day.store)
-    stages.run_stage(day, "infer_layers")
+    run_stage(day, "infer_layers")
     assert versions(day.store) == before
 
 
 def test_a_published_run_is_not_written_again(day: Job) -> None:
     other = day.config.model_copy(update={"index": day.config.index.model_copy(update={"num_related": 3})})
     with pytest.raises(InputError, match="a published run must not be written again"):
-        stages.run_stage(make_job(day.spark, other), "build_index")
+        run_stage(make_job(day.spark, other), "build_index")
 
 
 def test_an_older_day_does_not_replace_a_newer_one(day: Job) -> None:
     before = versions(day.store)
     older = make_job(day.spark, day.config, ds=date(2026, 1, 30))
     with pytest.raises(LostRaceError, match="ds must be >= the published 2026-01-31"):
-        stages.run_daily(older)
+        run_day(older)
     after = versions(day.store)
     assert {name for name in after if after[name] != before[name]} == {RUNS.name}
 
@@ -187,19 +196,19 @@ def test_a_killed_backfill_under_other_partitions_resumes_and_ends_with_the_same
     job = make_job(day.spark, config, ds=earlier)
     fired = []
 
-    def crash(context: Context) -> Any:
+    def crash(context: StageRun) -> Any:
         fired.append(context.run_id)
         raise Killed
 
-    broken = tuple(replace(s, run=crash) if s.name == "infer_layers" else s for s in stages.DAILY)
+    broken = tuple(replace(s, run=crash) if s.name == "infer_layers" else s for s in daily.DAILY)
     with monkeypatch.context() as patch:
-        patch.setattr(stages, "DAILY", broken)
+        patch.setattr(daily, "DAILY", broken)
         with pytest.raises(Killed):
-            stages.run_daily(job)
+            run_day(job)
     assert len(fired) == 1
     assert job.store.read(RUNS).where("state = 'failed'").count() == 1
     before = versions(job.store)
-    stages.run_daily(job)
+    run_day(job)
     after = versions(job.store)
     for name in ("nodes", "edges", "features", "neighborhoods"):
         assert before[name] == after[name]
@@ -213,24 +222,24 @@ def test_a_killed_backfill_under_other_partitions_resumes_and_ends_with_the_same
     assert pointers == {"live": run.run_id, f"ds={earlier}": backfilled.run_id}
 
 
-def copy_of(day: Job, tmp_path: Path) -> Context:
+def copy_of(day: Job, tmp_path: Path) -> StageRun:
     """The published day's tables and artifacts once more, to be damaged."""
     root = tmp_path / "copy"
     shutil.copytree(day.config.root, root)
     config = day.config.model_copy(update={"root": str(root), "channel": "other"})
     store = Store(day.spark, str(root))
-    return Context(store, config, find_run(store, None, DAY))
+    return StageRun(store, config, find_run(store, None, DAY))
 
 
 def test_a_tampered_output_is_rebuilt(day: Job, tmp_path: Path) -> None:
     context = copy_of(day, tmp_path)
     shutil.rmtree(context.store.path(PUBLICATIONS))  # a published run would be refused
     whole = context.store.fingerprint(TABLES["features"], context.run_id)
-    assert not execute(context, stages.DAILY[0])
+    assert not execute(context, daily.DAILY[0])
     day.spark.sql(f"DELETE FROM delta.`{context.store.path(TABLES['features'])}` WHERE node_id = 3")
-    assert execute(context, stages.DAILY[0])
+    assert execute(context, daily.DAILY[0])
     assert context.store.fingerprint(TABLES["features"], context.run_id) == whole
-    assert not execute(context, stages.DAILY[0])
+    assert not execute(context, daily.DAILY[0])
 
 
 def test_a_damaged_or_missing_model_is_refused(day: Job, tmp_path: Path) -> None:
@@ -253,7 +262,7 @@ def test_an_audit_that_fails_publishes_nothing(day: Job, tmp_path: Path) -> None
         f"UPDATE delta.`{path}` SET embedding = {nan} WHERE node_id = 3 AND run_id = '{context.run_id}'"
     )
     with pytest.raises(AuditError, match="embeddings must be finite, got 1 rows.*nothing was published"):
-        stages.publish(context)
+        daily.publish(context)
     assert context.store.read(PUBLICATIONS).count() == before
     newest = context.store.read(RUNS, run_id=context.run_id).orderBy(F.desc("recorded_at")).first()
     assert newest is not None
@@ -267,7 +276,7 @@ def test_an_audit_sees_codes_that_are_not_the_signs(day: Job, tmp_path: Path) ->
         f"WHERE node_id = 3 AND code_bits = 128 AND run_id = '{context.run_id}'"
     )
     with pytest.raises(AuditError, match="codes must equal what its source gives"):
-        stages.publish(context)
+        daily.publish(context)
 
 
 def replaced(table: pa.Table, column: str, values: pa.Array) -> pa.Table:
@@ -305,27 +314,27 @@ def test_bad_input_is_refused_before_anything_is_written(
     config = world.world_config(tmp_path)
     world.write_inputs(tmp_path / "inputs", **make())
     with pytest.raises(error, match=message):
-        stages.run_daily(make_job(spark, config))
+        run_day(make_job(spark, config))
     assert not (tmp_path / "root").exists()
 
 
 def test_a_stage_without_its_run_says_what_to_do(spark: SparkSession, tmp_path: Path) -> None:
     job = make_job(spark, world.world_config(tmp_path))
     with pytest.raises(InputError, match="a run must exist"):
-        stages.run_stage(job, "infer_layers")
+        run_stage(job, "infer_layers")
     with pytest.raises(InputError, match="--run-id must look like"):
-        stages.run_stage(make_job(spark, job.config, run_id="../x"), "infer_layers")
-    stages.open_day(job)
+        run_stage(job, "infer_layers", run_id="../x")
+    daily.open_day(job.spark, job.config, ds=job.ds)
     with pytest.raises(
         InputError,
         match=r"stages \['ingest_graph', 'build_neighborhoods', 'train_model'\] must have finished",
     ):
-        stages.run_stage(job, "infer_layers")
+        run_stage(job, "infer_layers")
 
 
 def test_evaluation_beats_popularity_on_planted_communities(spark: SparkSession, tmp_path: Path) -> None:
     job = make_job(spark, world.world_config(tmp_path))
-    text = stages.evaluate(job)
+    text = daily.evaluate(job.spark, job.config, ds=job.ds)
     recall = {line.split()[0]: float(line.split()[1]) for line in text.splitlines()[2:]}
     assert recall["embeddings"] > 2 * recall["popularity"]
     assert recall["asymmetric_128"] > recall["popularity"]
@@ -342,14 +351,14 @@ def test_k_core_needs_the_jar_and_says_so(spark: SparkSession, tmp_path: Path) -
         MissingDependencyError,
         match=r"ingest\.k_core=2 needs the GraphFrames jar.*--packages io\.graphframes",
     ):
-        stages.run_daily(job)
+        run_day(job)
     assert not (tmp_path / "root").exists()
 
 
 def test_stage_log_names_every_output(day: Job) -> None:
     run_id = find_run(day.store, None, DAY).run_id
     logged = logged_stages(day.store, run_id)
-    assert [*logged] == sorted([*(s.name for s in stages.DAILY), "audit_run", "publish_run"])
+    assert [*logged] == sorted([*(s.name for s in daily.DAILY), "audit_run", "publish_run"])
     outputs = {o.output for one in logged.values() for o in one.outputs}
     assert {"nodes", "edges", "features", "neighborhoods/relation=item_from_item", "artifacts/graph",
             "artifacts/model", "representations/layer=1", "embeddings", "codes", "lsh_buckets", "related"} <= outputs  # fmt: skip

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from pyspark.sql import SparkSession
-from walkbits import doctor
+from walkbits.tools import doctor
 
 ROOT = Path(__file__).resolve().parents[2]
 

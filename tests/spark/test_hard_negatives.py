@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from pyspark.sql import SparkSession
 from walk_reference import random_graph
-from walkbits import config
 from walkbits.arrays.places import Place, place_of
 from walkbits.schemas import NEIGHBORHOODS
+from walkbits.settings import HardNegatives, Walks
 from walkbits.training import arrays
 from walkbits.training.negatives import Partners, hard_negatives_of
 
-HARD = config.HardNegatives(first_rank=4, last_rank=20, num_walks=40, per_query=6)
+HARD = HardNegatives(first_rank=4, last_rank=20, num_walks=40, per_query=6)
 
 
 @pytest.mark.parametrize("per_block", [3, 256])
@@ -28,11 +28,11 @@ def test_rows_are_those_of_one_process(
     pairs = np.random.default_rng(0).integers(0, 80, (90, 2)).astype(np.int32)
     write_training_arrays(spark, pairs, place / "training")
     monkeypatch.setattr(arrays, "_QUERIES_PER_BLOCK", per_block)
-    arrays.write_hard_negatives(spark, place / "graph", config.Walks(), HARD, 5, place / "training")
+    arrays.write_hard_negatives(spark, place / "graph", Walks(), HARD, 5, place / "training")
     found = arrays.read_training_arrays(place / "training").hard_negatives
     assert found is not None
     assert found.queries.tolist() == sorted(set(pairs[:, 0].tolist()))
-    expected = hard_negatives_of(csr, found.queries, Partners.of(pairs), config.Walks(), HARD, 5)
+    expected = hard_negatives_of(csr, found.queries, Partners.of(pairs), Walks(), HARD, 5)
     np.testing.assert_array_equal(found.items, expected)
     assert 0 < found.coverage <= 1
 

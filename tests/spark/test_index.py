@@ -10,16 +10,17 @@ import pytest
 from pyspark.errors import PythonException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
-from walkbits import config, schemas
+from walkbits import schemas
 from walkbits.arrays.places import Place, place_of
 from walkbits.errors import EmptyInputError, InputError
 from walkbits.index.buckets import buckets_from_codes, buckets_of
 from walkbits.index.codes import codes_from_embeddings, encode, pack_bits, pack_bits_sql, rotation
 from walkbits.index.exact import QUERY_BLOCK, top_k
 from walkbits.index.related import related_items
+from walkbits.settings import Index, Lsh
 
 SIZE, NUM_ITEMS, NUM_CONTEXTS = 24, 2 * QUERY_BLOCK + 40, 60
-INDEX = config.Index(code_bits=(64, 192), lsh_bits=192, lsh=config.Lsh(band_bits=12))
+INDEX = Index(code_bits=(64, 192), lsh_bits=192, lsh=Lsh(band_bits=12))
 
 
 def random_vectors() -> np.ndarray:
@@ -64,7 +65,7 @@ def test_codes_equal_the_pure_function(spark: SparkSession) -> None:
 
 
 def test_learned_codes_skip_the_rotation(spark: SparkSession) -> None:
-    learned = config.Index(code_bits=(64,), lsh_bits=64)
+    learned = Index(code_bits=(64,), lsh_bits=64)
     wide = np.concatenate([X, X, X], axis=1)[:50, :64]
     table = pa.table({"node_id": range(50), "embedding": pa.array(list(wide), pa.list_(pa.float32()))})
     nodes = spark.createDataFrame(table).select(
@@ -73,7 +74,7 @@ def test_learned_codes_skip_the_rotation(spark: SparkSession) -> None:
     found = codes_from_embeddings(nodes, learned, seed=0, rotate=False).orderBy("node_id").toPandas()
     assert found["code"].map(list).tolist() == pack_bits(wide).tolist()
     with pytest.raises(PythonException, match="at least 128 coordinates"):
-        codes_from_embeddings(nodes, config.Index(code_bits=(128,)), seed=0, rotate=False).collect()
+        codes_from_embeddings(nodes, Index(code_bits=(128,)), seed=0, rotate=False).collect()
 
 
 def test_sql_packs_the_same_bits(spark: SparkSession) -> None:
@@ -87,7 +88,7 @@ def test_sql_packs_the_same_bits(spark: SparkSession) -> None:
 
 @pytest.mark.parametrize(("lsh_bits", "band_bits"), [(192, 12), (64, 8), (64, 32)])
 def test_buckets_equal_the_pure_function(spark: SparkSession, lsh_bits: int, band_bits: int) -> None:
-    index = config.Index(code_bits=(64, 192), lsh_bits=lsh_bits, lsh=config.Lsh(band_bits=band_bits))
+    index = Index(code_bits=(64, 192), lsh_bits=lsh_bits, lsh=Lsh(band_bits=band_bits))
     buckets = buckets_from_codes(codes_from_embeddings(embeddings(spark, 2), index, seed=9), index)
     assert buckets.columns == [name for name in schemas.LSH_BUCKETS.names if name != "run_id"]
     found = buckets.orderBy("node_id", "band").toPandas()

@@ -11,11 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
-from walkbits.config import Holdout, Interactions, Items
 from walkbits.errors import EmptyInputError, InputError
 from walkbits.ingest import features
 from walkbits.ingest import interactions as ingest
 from walkbits.schemas import WEIGHT_SCALE
+from walkbits.settings import Holdout, Interactions, Items
 
 DAY = date(2026, 3, 8)
 HARD_IDS = [

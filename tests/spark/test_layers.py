@@ -17,16 +17,16 @@ from other_models import ARCHITECTURES, HashGnn, random_bipartite
 from parquet_layers import ParquetLayers
 from plain import Graph, algorithm_2, hub_graph, packed, random_graph
 from pyspark.sql import SparkSession
-from walkbits import config
 from walkbits.errors import InputError, WalkbitsError
 from walkbits.inference.layers import Inferred, infer
 from walkbits.models.card import Card, LoadedModel, load_model, save_model
 from walkbits.models.pinsage import PinSage
 from walkbits.schemas import EMBEDDINGS, REPRESENTATIONS
+from walkbits.settings import Inference, Model
 from walkbits.tables.rows import Rows, union_of
 
 NODES = 70
-MODEL = config.Model(num_layers=2, hidden_size=6, embedding_size=5)
+MODEL = Model(num_layers=2, hidden_size=6, embedding_size=5)
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def run(
         {"item": feature_rows(spark, graph.features, **shape)},
         {"item": len(graph.features)},
         lambda relation: neighborhood_rows(spark, graph.rows, **shape),
-        config.Inference(block_size=block_size, cache_bytes=cache_bytes, message_dtype=message_dtype),
+        Inference(block_size=block_size, cache_bytes=cache_bytes, message_dtype=message_dtype),
         folder / "run",
         layers,
     )
@@ -212,7 +212,7 @@ def test_features_must_hold_each_node_once(
         infer(
             spark, model, {"item": Rows.of(rows)}, {"item": NODES},
             lambda relation: neighborhood_rows(spark, graph.rows),
-            config.Inference(), tmp_path / "run", ParquetLayers(spark, tmp_path),
+            Inference(), tmp_path / "run", ParquetLayers(spark, tmp_path),
         )  # fmt: skip
 
 
@@ -228,7 +228,7 @@ def test_features_of_the_input_must_be_given(spark: SparkSession, model: LoadedM
     with pytest.raises(InputError, match="features of item must be given"):
         infer(
             spark, model, {}, {"item": NODES}, lambda relation: Rows.of(spark.range(1)),
-            config.Inference(), tmp_path / "run", ParquetLayers(spark, tmp_path),
+            Inference(), tmp_path / "run", ParquetLayers(spark, tmp_path),
         )  # fmt: skip
 
 
@@ -261,7 +261,7 @@ def test_other_architectures_need_only_a_module_and_a_card_and_resume_at_a_layer
             {t: feature_rows(spark, rows, partitions) for t, rows in graph.features.items()},
             {t: len(rows) for t, rows in graph.features.items()},
             lambda relation: neighborhood_rows(spark, graph.rows[relation], partitions, shuffled=True),
-            config.Inference(block_size=block_size, cache_bytes=cache_bytes),
+            Inference(block_size=block_size, cache_bytes=cache_bytes),
             folder,
             layers,
         )
@@ -307,7 +307,7 @@ def test_nodes_that_an_id_tensor_does_not_know_start_at_zeros(spark: SparkSessio
         {},
         {"item": 20, "context": 7},
         lambda relation: neighborhood_rows(spark, graph.rows[relation]),
-        config.Inference(block_size=16),
+        Inference(block_size=16),
         tmp_path / "run",
         ParquetLayers(spark, tmp_path / "layers"),
     )
@@ -364,7 +364,7 @@ def test_a_killed_worker_changes_no_bit_and_no_count(
         {"item": feature_rows(spark, graph.features)},
         {"item": NODES},
         lambda relation: rows.then(kill_once, rows.schema),
-        config.Inference(block_size=16),
+        Inference(block_size=16),
         tmp_path / "run",
         ParquetLayers(spark, tmp_path / "layers"),
     )

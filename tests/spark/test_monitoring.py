@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from pyspark.sql import SparkSession
-from walkbits.query import load_query, run_query
 from walkbits.schemas import PUBLICATIONS, RUN_METRICS, RUNS, STAGE_LOG, TABLES, Table
+from walkbits.tables.queries import load_query, run_query
 
 SQL = Path(__file__).resolve().parents[2] / "sql" / "monitoring"
 FIRST, SECOND = "20260130-aaaaaaaa-a1", "20260131-bbbbbbbb-a1"

@@ -10,24 +10,23 @@ import pytest
 from plain import unpacked
 from pyspark.sql import SparkSession
 from walk_reference import neighborhood, random_graph
-from walkbits import config
 from walkbits.arrays.places import place_of
 from walkbits.errors import InputError
 from walkbits.schemas import NEIGHBORHOODS
+from walkbits.settings import Walks
 from walkbits.tables.rows import Rows
+from walkbits.types import Relation
 from walkbits.walks import replicated as module
 from walkbits.walks.kernel import neighborhoods_of
 from walkbits.walks.replicated import build_neighborhoods, weigh_by_context
 from walkbits.walks.sharded import sharded_neighborhoods
 
-RELATIONS: tuple[config.Relation, ...] = ("item_from_item", "item_from_context", "context_from_item")
-WALKS = config.Walks(num_walks=10, num_neighbors=4, restart_probability=0.1)
+RELATIONS: tuple[Relation, ...] = ("item_from_item", "item_from_context", "context_from_item")
+WALKS = Walks(num_walks=10, num_neighbors=4, restart_probability=0.1)
 
 
 @pytest.mark.parametrize("relation", RELATIONS)
-def test_rows_are_those_of_plain_python(
-    spark: SparkSession, tmp_path: Path, relation: config.Relation
-) -> None:
+def test_rows_are_those_of_plain_python(spark: SparkSession, tmp_path: Path, relation: Relation) -> None:
     graph = random_graph(50, 20, 60, 1, True)
     graph.csr().save(tmp_path)
     table = build_neighborhoods(spark, tmp_path, relation, WALKS, seed=5).to_frame()
@@ -101,11 +100,11 @@ def test_a_single_node_has_its_row_and_no_graph_is_an_error(spark: SparkSession,
     ],
 )
 def test_both_plans_give_the_same_rows(
-    spark: SparkSession, tmp_path: Path, relation: config.Relation, penalty: float, shards: int, uri: bool
+    spark: SparkSession, tmp_path: Path, relation: Relation, penalty: float, shards: int, uri: bool
 ) -> None:
     graph = place_of((tmp_path / "graph").as_uri()) if uri else tmp_path / "graph"
     random_graph(60, 20, 80, 1, True).csr().save(graph)
-    walks = config.Walks(
+    walks = Walks(
         num_walks=20, walk_length=3, num_neighbors=4, restart_probability=0.3, popularity_penalty=penalty
     )
     one = build_neighborhoods(spark, graph, relation, walks, 5).to_frame()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from pyspark.sql import SparkSession
-from walkbits.query import prompt
+from walkbits.tools.query import prompt
 
 
 def session_with(spark: SparkSession, monkeypatch: pytest.MonkeyPatch, typed: str) -> None:

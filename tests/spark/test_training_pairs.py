@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 from pyspark.sql import DataFrame, SparkSession
-from walkbits import config
+from walkbits.settings import Training
 from walkbits.training.subgraphs import training_pairs
 
 
@@ -31,7 +31,7 @@ def contexts() -> dict[int, list[int]]:
 def test_pairs_share_a_context_and_are_distinct(spark: SparkSession) -> None:
     # Items of context c are 100 c, 100 c + 1, ...: a pair names its context.
     contexts = {c: [100 * c + i for i in range(size)] for c, size in enumerate([1, 2, 3, 5, 40])}
-    training = config.Training(context_fraction=1.0, pairs_per_context=10)
+    training = Training(context_fraction=1.0, pairs_per_context=10)
     pairs = pairs_of(training_pairs(edges_of(spark, contexts), training, 7))
     assert all(q != p and q // 100 == p // 100 and q in contexts[q // 100] for q, p in pairs)
     assert len({frozenset(pair) for pair in pairs}) == len(pairs)
@@ -46,7 +46,7 @@ def test_pairs_share_a_context_and_are_distinct(spark: SparkSession) -> None:
 
 def test_a_fraction_of_the_contexts_takes_part(spark: SparkSession) -> None:
     contexts = {c: [10 * c, 10 * c + 1] for c in range(2000)}
-    training = config.Training(context_fraction=0.2, pairs_per_context=3)
+    training = Training(context_fraction=0.2, pairs_per_context=3)
     sampled = {q // 10 for q, _ in pairs_of(training_pairs(edges_of(spark, contexts), training, 7))}
     assert 320 < len(sampled) < 480
     again = {q // 10 for q, _ in pairs_of(training_pairs(edges_of(spark, contexts), training, 8))}
@@ -55,7 +55,7 @@ def test_a_fraction_of_the_contexts_takes_part(spark: SparkSession) -> None:
 
 def test_ranks_are_drawn_evenly(spark: SparkSession) -> None:
     contexts = {c: list(range(4)) for c in range(4000)}
-    training = config.Training(context_fraction=1.0, pairs_per_context=1)
+    training = Training(context_fraction=1.0, pairs_per_context=1)
     count = Counter(pairs_of(training_pairs(edges_of(spark, contexts), training, 3)))
     assert len(count) == 12
     expected = 4000 / 12
@@ -63,7 +63,7 @@ def test_ranks_are_drawn_evenly(spark: SparkSession) -> None:
 
 
 def test_partitions_and_order_do_not_matter(spark: SparkSession, contexts: dict[int, list[int]]) -> None:
-    training = config.Training(context_fraction=0.5, pairs_per_context=4)
+    training = Training(context_fraction=0.5, pairs_per_context=4)
     base = pairs_of(training_pairs(edges_of(spark, contexts), training, 7))
     assert len(base) > 100
     for partitions in (1, 3, 7):
@@ -73,4 +73,4 @@ def test_partitions_and_order_do_not_matter(spark: SparkSession, contexts: dict[
 
 def test_contexts_of_one_item_give_no_pairs(spark: SparkSession) -> None:
     edges = edges_of(spark, {c: [c] for c in range(10)})
-    assert pairs_of(training_pairs(edges, config.Training(context_fraction=1.0), 7)) == []
+    assert pairs_of(training_pairs(edges, Training(context_fraction=1.0), 7)) == []

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 from safetensors.numpy import save as safetensors_bytes
-from walkbits import config
 from walkbits.arrays.places import place_of
 from walkbits.errors import InputError
 from walkbits.models.card import LoadedModel, copy_model, load_model, save_model
 from walkbits.models.pinsage import PinSage
 from walkbits.network.declaration import Dense, Input, Linear, Network, Output, Update
+from walkbits.settings import Model
 
 CONVOLVE = Update(
     relation="item_from_item",
@@ -80,7 +80,7 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
 
 
 def test_a_trained_module_fits_its_own_declaration(tmp_path: Path) -> None:
-    module = PinSage(9, config.Model(num_layers=3, hidden_size=8, embedding_size=6), 0)
+    module = PinSage(9, Model(num_layers=3, hidden_size=8, embedding_size=6), 0)
     weights = {name: tensor.numpy() for name, tensor in module.state_dict().items()}
     save_model(
         tmp_path,

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import yaml
-from walkbits.config import Config, Section, config_hash
+from walkbits.config import Config
 from walkbits.config_file import load_config
 from walkbits.errors import ConfigError
+from walkbits.settings import Section, config_hash
 
 ROOT = Path(__file__).resolve().parents[2]
 MINIMAL: dict[str, Any] = {"root": "r", "interactions": {"path": "a"}, "items": {"path": "b"}}

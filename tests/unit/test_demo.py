@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from walkbits import demo
 from walkbits.config_file import load_config
+from walkbits.tools import demo
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -11,8 +11,8 @@ import sqlfluff
 import yaml
 from walkbits import errors
 from walkbits.config import Config
-from walkbits.query import load_query, parse_arguments
 from walkbits.schemas import TABLES
+from walkbits.tables.queries import load_query, parse_arguments
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]

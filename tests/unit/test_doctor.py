@@ -4,8 +4,8 @@ import importlib.util
 from pathlib import Path
 
 import pytest
-from walkbits import doctor
-from walkbits.doctor import Finding
+from walkbits.tools import doctor
+from walkbits.tools.doctor import Finding
 
 ROOT = Path(__file__).resolve().parents[2]
 VERSIONS = doctor.read_versions(ROOT / "versions.env")

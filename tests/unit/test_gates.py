@@ -1,9 +1,9 @@
 """Thresholds of the audit: each broken one is a sentence, and NaN breaks all."""
 
 import pytest
-from walkbits.config import Audit
-from walkbits.progress import SparkStage, cost, line
 from walkbits.runs.audit import gates
+from walkbits.runs.cost import SparkStage, cost, line
+from walkbits.settings import Audit
 
 GOOD = {"cosine[item]": (0.9, "ratio"), "bits_flipped[item]": (0.1, "ratio"), "bucket_recall": (0.8, "ratio")}
 

@@ -14,7 +14,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from plain import Graph, algorithm_2, packed, random_graph
-from walkbits import config
 from walkbits.arrays.mapped import create_matrix
 from walkbits.errors import InputError
 from walkbits.inference.convolving import Convolve, Finish
@@ -22,14 +21,15 @@ from walkbits.inference.landing import Land, Projection
 from walkbits.inference.tasks import in_blocks
 from walkbits.models.pinsage import Hop, PinSage
 from walkbits.network import arithmetic
+from walkbits.settings import Model
 from walkbits.tables.vectors import binary_array, float_lists, list_array, read_lists, read_vectors
 from walkbits.training.subgraphs import SubgraphBuilder
 
 POOLINGS = ("importance", "mean", "max")
 
 
-def small_model(pooling: str = "importance", num_layers: int = 2) -> config.Model:
-    return config.Model(pooling=pooling, num_layers=num_layers, hidden_size=6, embedding_size=5)
+def small_model(pooling: str = "importance", num_layers: int = 2) -> Model:
+    return Model(pooling=pooling, num_layers=num_layers, hidden_size=6, embedding_size=5)
 
 
 def with_biases(module: PinSage, seed: int) -> dict[str, np.ndarray]:

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from plain import packed
-from walkbits import config
 from walkbits.arrays.mapped import create_matrix
 from walkbits.inference.plan import explained, plan_updates
 from walkbits.inference.references import (
@@ -20,13 +19,14 @@ from walkbits.inference.references import (
     words_of,
 )
 from walkbits.models.pinsage import PinSage
+from walkbits.settings import Inference, Model
 
-NETWORK = PinSage(7, config.Model(hidden_size=8, embedding_size=5), 0).network
+NETWORK = PinSage(7, Model(hidden_size=8, embedding_size=5), 0).network
 
 
 @pytest.mark.parametrize(("budget", "cached"), [(None, 100), (10_000, 100), (1600, 50), (31, 0), (0, 0)])
 def test_the_budget_decides_how_many_rows_are_cached(budget: int | None, cached: int) -> None:
-    plans = plan_updates(NETWORK, {"item": 100}, config.Inference(cache_bytes=budget), 2)
+    plans = plan_updates(NETWORK, {"item": 100}, Inference(cache_bytes=budget), 2)
     assert [(plan.layer, plan.cached_rows) for plan in plans] == [(1, cached), (2, cached)]
     assert all(plan.cached_bytes <= (budget if budget is not None else 3200) for plan in plans)
     assert all(plan.whole == (cached == 100) for plan in plans)
@@ -34,14 +34,14 @@ def test_the_budget_decides_how_many_rows_are_cached(budget: int | None, cached:
 
 def test_shuffled_bytes_never_exceed_the_naive_plan_and_vanish_with_a_whole_cache() -> None:
     for budget, dtype, most in ((0, "fp32", 1.0), (1600, "fp32", 0.5), (0, "fp16", 0.5), (None, "fp32", 0.0)):
-        inference = config.Inference(cache_bytes=budget, message_dtype=dtype)
+        inference = Inference(cache_bytes=budget, message_dtype=dtype)
         for plan in plan_updates(NETWORK, {"item": 100}, inference, 2):
             for references in (0, 100, 5000):
                 assert plan.shuffled_bytes(references) <= most * plan.naive_bytes(references)
 
 
 def test_explain_prints_layers_and_bytes() -> None:
-    plans = plan_updates(NETWORK, {"item": 1_000_000}, config.Inference(cache_bytes="16MB"), 2)
+    plans = plan_updates(NETWORK, {"item": 1_000_000}, Inference(cache_bytes="16MB"), 2)
     assert explained(plans, {"item_from_item": 50_000_000}, 2).splitlines() == [
         "layer  relation                cached          of   shuffled at most       naive",
         "    1  item_from_item        16.00 MB    32.00 MB           64.00 MB     1.60 GB",

@@ -24,7 +24,7 @@ from walkbits.arrays.mapped import (
 )
 from walkbits.arrays.places import Place, Remote, check_reachable, place_of, read_bytes, remove, write_bytes
 from walkbits.errors import ConfigError, InputError, WalkbitsError
-from walkbits.pipeline import folder_digest
+from walkbits.runs.stage import folder_digest
 
 X = np.arange(18, dtype=np.float32).reshape(9, 2)
 

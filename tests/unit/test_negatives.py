@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from walk_reference import Graph, hard_negatives, random_graph, visit_counts
-from walkbits import config
+from walkbits import settings
 from walkbits.errors import InputError
 from walkbits.stages.train_model import mapped_graph
 from walkbits.training import loop as training
@@ -21,7 +21,7 @@ from walkbits.training.loop import Trained, train
 from walkbits.training.negatives import HardNegatives, Partners, hard_negatives_of
 from walkbits.training.subgraphs import Neighborhoods
 
-HARD = config.HardNegatives(first_rank=4, last_rank=12, num_walks=40, per_query=5, per_pair=3)
+HARD = settings.HardNegatives(first_rank=4, last_rank=12, num_walks=40, per_query=5, per_pair=3)
 NO_PAIRS = np.empty((0, 2), np.int32)
 
 
@@ -43,8 +43,8 @@ def test_equals_plain_python(
     per_query: int, seed: int,
 ) -> None:  # fmt: skip
     graph = random_graph(40, 12, 120, seed % 100, weighted)
-    walks = config.Walks(walk_length=walk_length, restart_probability=restart, block_size=16)
-    hard = config.HardNegatives(
+    walks = settings.Walks(walk_length=walk_length, restart_probability=restart, block_size=16)
+    hard = settings.HardNegatives(
         first_rank=window[0], last_rank=window[1], num_walks=num_walks, per_query=per_query, per_pair=1
     )
     pairs = np.random.default_rng(seed).integers(0, 40, (60, 2)).astype(np.int32)
@@ -60,10 +60,10 @@ def test_order_company_and_blocks_of_queries_change_nothing() -> None:
     csr = random_graph(60, 20, 300, 5, True).csr()
     pairs = np.random.default_rng(1).integers(0, 60, (90, 2)).astype(np.int32)
     nodes = np.arange(60, dtype=np.int32)
-    whole = hard_negatives_of(csr, nodes, Partners.of(pairs), config.Walks(), HARD, 9)
+    whole = hard_negatives_of(csr, nodes, Partners.of(pairs), settings.Walks(), HARD, 9)
     mixed = np.random.default_rng(0).permutation(np.repeat(nodes, 2))
     turned = Partners.of(pairs[::-1, ::-1])
-    small = config.Walks(block_size=16)
+    small = settings.Walks(block_size=16)
     np.testing.assert_array_equal(hard_negatives_of(csr, mixed, turned, small, HARD, 9), whole[mixed])
     parts = [hard_negatives_of(csr, nodes[low : low + 7], turned, small, HARD, 9) for low in range(0, 60, 7)]
     np.testing.assert_array_equal(np.concatenate(parts), whole)
@@ -71,10 +71,10 @@ def test_order_company_and_blocks_of_queries_change_nothing() -> None:
 
 def test_options_that_shape_neighborhoods_do_not_shape_the_ranks() -> None:
     csr, nodes = random_graph(60, 20, 300, 5, False).csr(), np.arange(60, dtype=np.int32)
-    plain = hard_negatives_of(csr, nodes, Partners.of(NO_PAIRS), config.Walks(), HARD, 9)
+    plain = hard_negatives_of(csr, nodes, Partners.of(NO_PAIRS), settings.Walks(), HARD, 9)
     others = (
-        config.Walks(popularity_penalty=0.7, early_stop=config.EarlyStop(nodes=2, visits=1), num_walks=3),
-        config.Walks(method="push", num_neighbors=3),
+        settings.Walks(popularity_penalty=0.7, early_stop=settings.EarlyStop(nodes=2, visits=1), num_walks=3),
+        settings.Walks(method="push", num_neighbors=3),
     )
     for walks in others:
         found = hard_negatives_of(csr, nodes, Partners.of(NO_PAIRS), walks, HARD, 9)
@@ -84,7 +84,7 @@ def test_options_that_shape_neighborhoods_do_not_shape_the_ranks() -> None:
 def test_near_items_and_partners_are_never_hard_negatives() -> None:
     graph = random_graph(60, 20, 300, 6, False)
     pairs = np.random.default_rng(2).integers(0, 60, (200, 2)).astype(np.int32)
-    walks = config.Walks()
+    walks = settings.Walks()
     wide = HARD.model_copy(update={"first_rank": 8, "last_rank": 60, "per_query": 60})
     found = hard_negatives_of(graph.csr(), np.arange(60, dtype=np.int32), Partners.of(pairs), walks, wide, 3)
     longer = walks.model_copy(update={"num_walks": wide.num_walks})
@@ -101,11 +101,11 @@ def test_few_visited_items_leave_no_hard_negatives() -> None:
     graph = Graph(4, 2, [(0, 0, 1), (1, 0, 1), (2, 0, 1), (3, 1, 1)], False, [1, 2, 3, 4], [5, 6])
     nodes = np.arange(4, dtype=np.int32)
     for first in (3, 2000):
-        hard = config.HardNegatives(first_rank=first, num_walks=100, per_query=6)
-        found = hard_negatives_of(graph.csr(), nodes, Partners.of(NO_PAIRS), config.Walks(), hard, 0)
+        hard = settings.HardNegatives(first_rank=first, num_walks=100, per_query=6)
+        found = hard_negatives_of(graph.csr(), nodes, Partners.of(NO_PAIRS), settings.Walks(), hard, 0)
         np.testing.assert_array_equal(found, np.repeat(nodes[:, None], 6, axis=1))
     with pytest.raises(InputError, match=r"item indices in 0\.\.3"):
-        hard_negatives_of(graph.csr(), np.int32([4]), Partners.of(NO_PAIRS), config.Walks(), HARD, 0)
+        hard_negatives_of(graph.csr(), np.int32([4]), Partners.of(NO_PAIRS), settings.Walks(), HARD, 0)
 
 
 def test_a_choice_is_keyed_by_pair_and_epoch() -> None:
@@ -135,22 +135,23 @@ def test_a_choice_is_keyed_by_pair_and_epoch() -> None:
 )
 def test_settings_that_contradict_each_other_are_refused(change: dict[str, int], rule: str) -> None:
     with pytest.raises(ValidationError, match=rule):
-        config.HardNegatives(**change)
+        settings.HardNegatives(**change)
 
 
 def test_a_graph_that_no_host_can_map_is_refused(tmp_path: Path) -> None:
     random_graph(80, 20, 300, 2, True).csr().save(tmp_path)
     context: Any = SimpleNamespace(
-        artifacts=lambda name: tmp_path, config=SimpleNamespace(walks=config.Walks(), model=config.Model())
+        artifacts=lambda name: tmp_path,
+        config=SimpleNamespace(walks=settings.Walks(), model=settings.Model()),
     )
     assert mapped_graph(context) == tmp_path
-    context.config.walks = config.Walks(plan="sharded")
+    context.config.walks = settings.Walks(plan="sharded")
     with pytest.raises(InputError, match=r"hard_negatives needs plan replicated, got a graph of .* bytes"):
         mapped_graph(context)
 
 
 ITEMS = 120
-MODEL = config.Model(hidden_size=8, embedding_size=8)
+MODEL = settings.Model(hidden_size=8, embedding_size=8)
 
 
 def inputs() -> tuple[np.ndarray, Neighborhoods, np.ndarray, HardNegatives]:
@@ -165,16 +166,16 @@ def inputs() -> tuple[np.ndarray, Neighborhoods, np.ndarray, HardNegatives]:
     return features, graph, pairs, HardNegatives(queries, items)
 
 
-def trained(hard: config.HardNegatives | None, **changes: Any) -> Trained:
+def trained(hard: settings.HardNegatives | None, **changes: Any) -> Trained:
     features, graph, pairs, negatives = inputs()
-    settings = config.Training(
+    training = settings.Training(
         epochs=5, batch_size=64, num_negatives=7, train_neighbors=2, hard_negatives=hard
     ).model_copy(update=changes)
     found = None if hard is None else negatives
-    return train(features, graph, pairs, MODEL, settings, 0, lambda line: None, found)
+    return train(features, graph, pairs, MODEL, training, 0, lambda line: None, found)
 
 
-FEW = config.HardNegatives(per_pair=3, per_query=8)
+FEW = settings.HardNegatives(per_pair=3, per_query=8)
 
 
 def test_epoch_n_adds_n_minus_1_and_collisions_are_masked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,11 +217,11 @@ def test_the_same_seed_gives_the_same_bits_with_hard_negatives() -> None:
 
 def test_negatives_that_do_not_belong_to_the_pairs_are_refused() -> None:
     features, graph, pairs, negatives = inputs()
-    settings = config.Training(hard_negatives=FEW)
+    training = settings.Training(hard_negatives=FEW)
     others = HardNegatives(negatives.queries[1:], negatives.items[1:])
     for found, rows in ((None, 0), (others, len(others.queries))):
         with pytest.raises(InputError, match=f"a row of them for every query, got {rows} rows"):
-            train(features, graph, pairs, MODEL, settings, 0, print, found)
+            train(features, graph, pairs, MODEL, training, 0, print, found)
     few = HardNegatives(negatives.queries, negatives.items[:, :2])
     with pytest.raises(InputError, match="per_pair 3 a query, got 2"):
-        train(features, graph, pairs, MODEL, settings, 0, print, few)
+        train(features, graph, pairs, MODEL, training, 0, print, few)

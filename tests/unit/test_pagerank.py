@@ -7,14 +7,17 @@ from fractions import Fraction
 import numpy as np
 import pytest
 from walk_reference import Graph, random_graph
-from walkbits import config
-from walkbits.walks.exact import exact_ppr, fidelity, reach_mass, sample_nodes
+from walkbits.settings import Walks
+from walkbits.types import Relation
+from walkbits.walks.budget import reach_mass
+from walkbits.walks.exact import exact_ppr
+from walkbits.walks.fidelity import fidelity, sample_nodes
 from walkbits.walks.kernel import neighborhoods_of
 
-RELATIONS: tuple[config.Relation, ...] = ("item_from_item", "item_from_context", "context_from_item")
+RELATIONS: tuple[Relation, ...] = ("item_from_item", "item_from_context", "context_from_item")
 
 
-def enumerated_visits(graph: Graph, relation: str, node: int, walks: config.Walks) -> dict[int, Fraction]:
+def enumerated_visits(graph: Graph, relation: str, node: int, walks: Walks) -> dict[int, Fraction]:
     """Every path with its probability, by hand."""
     target, source = relation.split("_from_")
     out = graph.rows(target)
@@ -45,9 +48,9 @@ def enumerated_visits(graph: Graph, relation: str, node: int, walks: config.Walk
 @pytest.mark.parametrize("relation", RELATIONS)
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("restart", [0.0, 0.25])
-def test_equals_the_sum_over_all_paths(relation: config.Relation, weighted: bool, restart: float) -> None:
+def test_equals_the_sum_over_all_paths(relation: Relation, weighted: bool, restart: float) -> None:
     graph = random_graph(5, 4, 7, 8, weighted)
-    walks = config.Walks(walk_length=3, restart_probability=restart)
+    walks = Walks(walk_length=3, restart_probability=restart)
     count = 4 if relation.startswith("context") else 5
     exact = exact_ppr(graph.csr(), relation, np.arange(count, dtype=np.int32), walks)
     for node in range(count):
@@ -57,12 +60,12 @@ def test_equals_the_sum_over_all_paths(relation: config.Relation, weighted: bool
 
 
 @pytest.mark.parametrize("relation", RELATIONS)
-def test_sampled_neighborhoods_approach_it(relation: config.Relation) -> None:
+def test_sampled_neighborhoods_approach_it(relation: Relation) -> None:
     csr = random_graph(60, 40, 300, 1, True).csr()
     nodes = sample_nodes(csr, relation, 30, 5)
     figures = []
     for num_walks in (20, 5000):
-        walks = config.Walks(num_walks=num_walks, num_neighbors=10, restart_probability=0.2)
+        walks = Walks(num_walks=num_walks, num_neighbors=10, restart_probability=0.2)
         found = neighborhoods_of(csr, relation, nodes, walks, 3)
         figures.append(fidelity(csr, relation, nodes, *found, walks))
     few, many = figures
@@ -74,7 +77,7 @@ def test_sampled_neighborhoods_approach_it(relation: config.Relation) -> None:
 
 def test_the_exact_answer_itself_scores_one() -> None:
     csr = random_graph(50, 30, 200, 1, False).csr()
-    walks = config.Walks(num_neighbors=5)
+    walks = Walks(num_neighbors=5)
     nodes = sample_nodes(csr, "item_from_item", 40, 0)
     exact = exact_ppr(csr, "item_from_item", nodes, walks)
     order = np.lexsort((np.broadcast_to(np.arange(50), exact.shape), -exact), axis=1)[:, :5]
@@ -89,8 +92,8 @@ def test_nodes_without_visits_are_left_out() -> None:
     graph = Graph(3, 2, [(0, 0, 1)], False, [1, 2, 3], [4, 5])
     csr = graph.csr()
     nodes = np.arange(3, dtype=np.int32)
-    found = neighborhoods_of(csr, "item_from_item", nodes, config.Walks(), 0)
-    assert fidelity(csr, "item_from_item", nodes, *found, config.Walks()) == {
+    found = neighborhoods_of(csr, "item_from_item", nodes, Walks(), 0)
+    assert fidelity(csr, "item_from_item", nodes, *found, Walks()) == {
         "overlap_at_t": 1.0, "mass_at_t": 1.0, "weight_error": 0.0, "sampled_nodes": 0.0,
     }  # fmt: skip
 
@@ -111,12 +114,12 @@ def test_walks_double_until_they_reach_the_mass() -> None:
     csr = random_graph(60, 40, 300, 1, True).csr()
     nodes = sample_nodes(csr, "item_from_item", 64, 3)
 
-    def mass(walks: config.Walks) -> float:
+    def mass(walks: Walks) -> float:
         return fidelity(
             csr, "item_from_item", nodes, *neighborhoods_of(csr, "item_from_item", nodes, walks, 3), walks
         )["mass_at_t"]
 
-    walks = config.Walks(num_walks=5, num_neighbors=10, target_mass=0.97)
+    walks = Walks(num_walks=5, num_neighbors=10, target_mass=0.97)
     reached = reach_mass(csr, "item_from_item", walks, 3)
     assert reached.num_walks in {5 << k for k in range(1, 12)}
     assert mass(reached) >= 0.97 > mass(reached.model_copy(update={"num_walks": reached.num_walks // 2}))

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 from walk_reference import random_graph
-from walkbits.config import EarlyStop, Walks
 from walkbits.errors import InputError
+from walkbits.settings import EarlyStop, Walks
 from walkbits.walks.plan import plan_walks
 
 

@@ -8,12 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from walk_reference import random_graph
-from walkbits import config
-from walkbits.walks.exact import exact_ppr, fidelity, sample_nodes
+from walkbits.settings import Walks
+from walkbits.types import Relation
+from walkbits.walks.exact import exact_ppr
+from walkbits.walks.fidelity import fidelity, sample_nodes
 from walkbits.walks.kernel import neighborhoods_of
 from walkbits.walks.push import UNIT
 
-RELATIONS: tuple[config.Relation, ...] = ("item_from_item", "item_from_context", "context_from_item")
+RELATIONS: tuple[Relation, ...] = ("item_from_item", "item_from_context", "context_from_item")
 
 
 @settings(max_examples=40, deadline=None)
@@ -26,10 +28,10 @@ RELATIONS: tuple[config.Relation, ...] = ("item_from_item", "item_from_context",
     seed=st.integers(0, 50),
 )
 def test_visits_fall_short_of_the_exact_ones_by_at_most_epsilon(
-    relation: config.Relation, weighted: bool, restart: float, epsilon: float, walk_length: int, seed: int
+    relation: Relation, weighted: bool, restart: float, epsilon: float, walk_length: int, seed: int
 ) -> None:
     csr = random_graph(30, 12, 60, seed, weighted).csr()
-    walks = config.Walks(
+    walks = Walks(
         method="push", push_epsilon=epsilon, walk_length=walk_length, num_neighbors=1000,
         restart_probability=restart,
     )  # fmt: skip
@@ -50,7 +52,7 @@ def test_visits_fall_short_of_the_exact_ones_by_at_most_epsilon(
 
 def test_order_and_company_of_nodes_change_nothing() -> None:
     csr = random_graph(60, 40, 300, 1, True).csr()
-    walks = config.Walks(method="push", num_neighbors=7, popularity_penalty=0.4)
+    walks = Walks(method="push", num_neighbors=7, popularity_penalty=0.4)
     whole = neighborhoods_of(csr, "item_from_item", np.arange(60), walks, 0)
     for node in (3, 17, 59):
         _, neighbors, visits = neighborhoods_of(csr, "item_from_item", np.array([node]), walks, 9)
@@ -62,7 +64,7 @@ def test_order_and_company_of_nodes_change_nothing() -> None:
 def test_a_small_epsilon_finds_the_exact_top() -> None:
     csr = random_graph(60, 40, 300, 1, True).csr()
     nodes = sample_nodes(csr, "item_from_item", 40, 0)
-    walks = config.Walks(method="push", push_epsilon=1e-6, num_neighbors=10)
+    walks = Walks(method="push", push_epsilon=1e-6, num_neighbors=10)
     found = fidelity(
         csr, "item_from_item", nodes, *neighborhoods_of(csr, "item_from_item", nodes, walks, 0), walks
     )
@@ -72,4 +74,4 @@ def test_a_small_epsilon_finds_the_exact_top() -> None:
 
 def test_options_of_walks_are_refused() -> None:
     with pytest.raises(ValidationError, match="method push goes without target_mass, multi_source_boost"):
-        config.Walks(method="push", target_mass=0.9, multi_source_boost=True)
+        Walks(method="push", target_mass=0.9, multi_source_boost=True)

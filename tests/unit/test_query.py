@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 from walkbits.errors import InputError
-from walkbits.query import first_paragraph, load_query, parse_arguments
+from walkbits.tables.queries import load_query, parse_arguments
+from walkbits.tools.query import first_paragraph
 
 QUERIES = sorted((Path(__file__).resolve().parents[2] / "sql" / "queries").glob("*.sql"))
 

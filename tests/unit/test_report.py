@@ -4,8 +4,8 @@ import xml.etree.ElementTree as ET
 from datetime import date, datetime
 
 from pyspark.sql import Row
+from walkbits.runs.page import bars, line_chart, page
 from walkbits.tools.list_runs import as_table, list_runs
-from walkbits.tools.report import bars, line_chart, page
 
 RUN = {
     "run_id": "20260131-0a1b2c3d-a1", "ds": date(2026, 1, 31), "state": "failed", "stages": "ingest_graph train_model",

@@ -11,16 +11,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from plain import random_graph
-from walkbits import config
 from walkbits.errors import EmptyInputError, InputError, WalkbitsError
 from walkbits.models.pinsage import Hop, PinSage, max_margin_loss
+from walkbits.settings import Model, Training
 from walkbits.training.loop import Trained, train
 from walkbits.training.subgraphs import Neighborhoods, SubgraphBuilder
 
 COMMUNITIES, PER_COMMUNITY, WIDTH = 20, 20, 16
 ITEMS = COMMUNITIES * PER_COMMUNITY
-SMALL = config.Model(hidden_size=32, embedding_size=32)
-SHORT = config.Training(epochs=2, batch_size=128, num_negatives=50, train_neighbors=5)
+SMALL = Model(hidden_size=32, embedding_size=32)
+SHORT = Training(epochs=2, batch_size=128, num_negatives=50, train_neighbors=5)
 
 
 @pytest.fixture(autouse=True)
@@ -70,7 +70,7 @@ def hit_rate(embeddings: np.ndarray, pairs: np.ndarray, k: int) -> float:
 
 def trained(seed: int = 0, lines: list[str] | None = None, **changes: Any) -> Trained:
     features, graph, pairs = planted(1)
-    settings = config.Training(**(SHORT.model_dump() | changes))
+    settings = Training(**(SHORT.model_dump() | changes))
     return train(features, graph, pairs, SMALL, settings, seed, ([] if lines is None else lines).append)
 
 
@@ -79,9 +79,7 @@ def test_the_network_learns_held_out_pairs() -> None:
     held_out, rest = pairs[:500], pairs[500:]
     seen = {(int(q), int(p)) for q, p in rest}
     held_out = np.array([pair for pair in held_out if tuple(pair) not in seen])
-    settings = config.Training(
-        epochs=20, batch_size=256, num_negatives=100, train_neighbors=8, learning_rate=3e-3
-    )
+    settings = Training(epochs=20, batch_size=256, num_negatives=100, train_neighbors=8, learning_rate=3e-3)
     result = train(features, graph, rest, SMALL, settings, 0, lambda line: None)
     module = PinSage(WIDTH, SMALL, 0)
     before = hit_rate(embed(module, features, graph), held_out, PER_COMMUNITY)

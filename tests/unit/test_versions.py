@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from packaging.specifiers import SpecifierSet
 from walkbits import __version__
-from walkbits.doctor import PACKAGES, read_lock, read_versions
+from walkbits.tools.doctor import PACKAGES, read_lock, read_versions
 
 ROOT = Path(__file__).resolve().parents[2]
 VERSIONS = read_versions(ROOT / "versions.env")

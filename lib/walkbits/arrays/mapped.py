@@ -43,10 +43,7 @@ from walkbits.arrays.places import (
     write_bytes,
 )
 from walkbits.errors import InputError, WalkbitsError
-
-F32 = NDArray[np.float32]
-I32 = NDArray[np.int32]
-I64 = NDArray[np.int64]
+from walkbits.types import F32, I32, I64
 
 SUFFIX: Final = ".npy"
 """Every array's name ends so, and no other file's."""

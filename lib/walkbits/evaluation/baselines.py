@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-F64 = NDArray[np.float64]
+from walkbits.types import F64
 
 _BLOCK = 1024
 """Items whose similarities are computed at once."""

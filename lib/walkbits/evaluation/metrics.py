@@ -14,9 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from walkbits.errors import EmptyInputError
-
-F64 = NDArray[np.float64]
-I64 = NDArray[np.int64]
+from walkbits.types import F64, I64
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import sparse
 
 from walkbits.errors import EmptyInputError
@@ -19,10 +18,7 @@ from walkbits.evaluation import baselines
 from walkbits.evaluation.metrics import Hits
 from walkbits.index.codes import encode, pack_bits, project, rotation, signs
 from walkbits.index.exact import top_k, top_k_dense
-
-F32 = NDArray[np.float32]
-F64 = NDArray[np.float64]
-I64 = NDArray[np.int64]
+from walkbits.types import F32, F64, I64
 
 _DENSE_BLOCK = 256
 """Queries whose scores of all items are dense at once."""

@@ -19,12 +19,9 @@ from numpy.typing import NDArray
 
 from walkbits.arrays.mapped import open_array, save_array
 from walkbits.arrays.places import Place, read_bytes, write_bytes
-from walkbits.config import Relation
 from walkbits.errors import InputError
 from walkbits.schemas import CONTEXT, ITEM
-
-Int32 = NDArray[np.int32]
-Int64 = NDArray[np.int64]
+from walkbits.types import I32, I64, Relation, target_of
 
 SIDES: Final = (ITEM, CONTEXT)
 META: Final = "meta.json"
@@ -42,10 +39,10 @@ class Adjacency:
         keys: int64 [nodes], stable key of each node.
     """
 
-    indptr: Int32 | Int64
-    indices: Int32
-    cumulative: Int64
-    keys: Int64
+    indptr: I32 | I64
+    indices: I32
+    cumulative: I64
+    keys: I64
 
     def __post_init__(self) -> None:
         for name in ("indptr", "indices", "cumulative", "keys"):
@@ -85,13 +82,13 @@ class BipartiteCsr:
     @classmethod
     def from_edges(
         cls,
-        item: Int32,
-        context: Int32,
-        weight: Int64 | None,
+        item: I32,
+        context: I32,
+        weight: I64 | None,
         num_items: int,
         num_contexts: int,
-        item_keys: Int64,
-        context_keys: Int64,
+        item_keys: I64,
+        context_keys: I64,
     ) -> BipartiteCsr:
         """Build in memory, from edges in any order.
 
@@ -171,16 +168,6 @@ class BipartiteCsr:
         return arrays
 
 
-def target_of(relation: Relation) -> str:
-    """Node type that gets the neighborhoods."""
-    return relation.split("_from_")[0]
-
-
-def source_of(relation: Relation) -> str:
-    """Node type that the neighbors are of."""
-    return relation.split("_from_")[1]
-
-
 def read_meta(folder: Place) -> dict[str, Any]:
     """num_items, num_contexts, num_edges and weighted of a finished graph folder.
 
@@ -197,7 +184,7 @@ def read_meta(folder: Place) -> dict[str, Any]:
 
 
 def _adjacency(
-    node: Int32, neighbor: Int32, weight: Int64 | None, num_nodes: int, num_neighbors: int, keys: Int64
+    node: I32, neighbor: I32, weight: I64 | None, num_nodes: int, num_neighbors: int, keys: I64
 ) -> Adjacency:
     pair = node.astype(np.int64) * num_neighbors + neighbor
     order = np.argsort(pair)

@@ -18,9 +18,10 @@ from pyspark.sql import functions as F
 from walkbits.arrays.mapped import ArrayWriter, create_array, open_file
 from walkbits.arrays.places import Place, remove
 from walkbits.errors import InputError, WalkbitsError
-from walkbits.graph.csr import META, SIDES, Int64, dtype_of, lengths_of, read_meta, write_meta
+from walkbits.graph.csr import META, SIDES, dtype_of, lengths_of, read_meta, write_meta
 from walkbits.schemas import CONTEXT, ITEM
 from walkbits.tables.rows import Batches, Step
+from walkbits.types import I64
 
 ROWS_PER_SLICE: Final = 1 << 19
 """Edges one task of `write_csr` sorts and writes, about; only speed depends on it."""
@@ -233,12 +234,12 @@ class _SliceState:
     total: int = 0
     """Weight of the row being written, so far."""
 
-    def take(self, pair: Int64, value: Int64, weighted: bool) -> Iterator[tuple[str, int, NDArray[Any]]]:
+    def take(self, pair: I64, value: I64, weighted: bool) -> Iterator[tuple[str, int, NDArray[Any]]]:
         """Lines in order -> (array, first position, values) to write."""
         node, neighbor = pair >> 32, (pair & 0xFFFFFFFF) - 1
         is_node = neighbor < 0
         is_edge = ~is_node
-        edges_before: Int64 = np.cumsum(is_edge) - is_edge
+        edges_before: I64 = np.cumsum(is_edge) - is_edge
         # Nodes are consecutive, and edges follow their node.
         row = self.next_node - 1 + np.cumsum(is_node)
         bad = (row != node) | (np.diff(pair, prepend=self.pair) <= 0)

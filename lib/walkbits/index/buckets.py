@@ -15,16 +15,15 @@ from numpy.typing import NDArray
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from walkbits import config, schemas
+from walkbits import schemas, settings
 from walkbits.errors import ConfigError
 from walkbits.index.codes import WORD_BITS, unpack_bits
+from walkbits.types import F64, I64
 
-F64 = NDArray[np.float64]
-I64 = NDArray[np.int64]
 Scalar = TypeVar("Scalar", bound=np.generic)
 
 
-def buckets_from_codes(codes: DataFrame, index: config.Index) -> DataFrame:
+def buckets_from_codes(codes: DataFrame, index: settings.Index) -> DataFrame:
     """One row per item and band; pure Spark SQL, no Python worker.
 
     Args:

@@ -28,13 +28,10 @@ from numpy.typing import ArrayLike, NDArray
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from walkbits import config, rng
+from walkbits import rng, settings
 from walkbits.errors import ConfigError, EmptyInputError, InputError
 from walkbits.tables.rows import Batches, Step
-
-F32 = NDArray[np.float32]
-F64 = NDArray[np.float64]
-I64 = NDArray[np.int64]
+from walkbits.types import F32, F64, I64
 
 WORD_BITS: Final = 64
 
@@ -186,7 +183,7 @@ def _codes_of(projected: F64) -> tuple[I64, F32]:
 
 
 def codes_from_embeddings(
-    embeddings: DataFrame, index: config.Index, seed: int, *, rotate: bool = True
+    embeddings: DataFrame, index: settings.Index, seed: int, *, rotate: bool = True
 ) -> DataFrame:
     """One row per node and code width.
 

@@ -17,8 +17,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-F32 = NDArray[np.float32]
-I64 = NDArray[np.int64]
+from walkbits.types import F32, I64
 
 QUERY_BLOCK: Final = 256
 ITEM_BLOCK: Final = 2048

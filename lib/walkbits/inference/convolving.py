@@ -14,10 +14,11 @@ from walkbits.errors import InputError, WalkbitsError
 from walkbits.inference.references import References, open_slots
 from walkbits.inference.tasks import Block, Task, in_blocks, span, vectors
 from walkbits.network import arithmetic
-from walkbits.network.arithmetic import F32, I32, I64, Weights
+from walkbits.network.arithmetic import Weights
 from walkbits.network.declaration import Output, Update
 from walkbits.tables.rows import Batches
 from walkbits.tables.vectors import binary_array, float_lists, read_lists, read_vectors
+from walkbits.types import F32, I32, I64
 
 
 @dataclass(frozen=True)

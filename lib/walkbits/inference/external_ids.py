@@ -30,7 +30,7 @@ _OPEN: Final = 256
 
 
 @dataclass(frozen=True)
-class Names:
+class ExternalIds:
     """Names of the nodes 0, 1, ...
 
     Attributes:
@@ -40,7 +40,7 @@ class Names:
     folder: Place
 
     @classmethod
-    def write(cls, rows: Rows, count: int, folder: Place) -> Names:
+    def write(cls, rows: Rows, count: int, folder: Place) -> ExternalIds:
         """Write the files.
 
         Args:
@@ -52,7 +52,7 @@ class Names:
         """
         names = cls(folder / unique_name())
         create_array(names.places, (max(count, 1),), np.int64)
-        tasks = rows.then(_WriteNames(names).run, _WriteNames.schema).to_frame().collect()
+        tasks = rows.then(_WriteExternalIds(names).run, _WriteExternalIds.schema).to_frame().collect()
         if not each_once(tasks, count):
             raise WalkbitsError(
                 f"names must be there once for each of {count} nodes, got {sum(task[0] for task in tasks)} "
@@ -92,8 +92,8 @@ def _names(file: Place) -> pa.Array:
 
 
 @dataclass(frozen=True)
-class _WriteNames:
-    names: Names
+class _WriteExternalIds:
+    names: ExternalIds
 
     schema: ClassVar[str] = "count bigint, sum bigint, squares bigint"
 

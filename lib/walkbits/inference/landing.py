@@ -18,10 +18,11 @@ from walkbits.errors import InputError
 from walkbits.inference.references import References, open_slots
 from walkbits.inference.tasks import Block, Task, in_blocks, vectors
 from walkbits.network import arithmetic
-from walkbits.network.arithmetic import F32, I32, Weights
+from walkbits.network.arithmetic import Weights
 from walkbits.network.declaration import Dense
 from walkbits.tables.rows import Batches
 from walkbits.tables.vectors import binary_array
+from walkbits.types import F32, I32
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,9 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
 
-from walkbits import config
+from walkbits import settings
 from walkbits.arrays.mapped import ArrayWriter, create_matrix
 from walkbits.arrays.places import Place, remove
-from walkbits.config import Relation
 from walkbits.errors import InputError
 from walkbits.inference.convolving import Convolve, ConvolveBlock, Embed, Finish
 from walkbits.inference.landing import Land, Landed, Projection, ReadMatrix, Send
@@ -41,10 +40,10 @@ from walkbits.inference.references import (
     words_of,
 )
 from walkbits.models.card import LoadedModel
-from walkbits.network.arithmetic import F32
-from walkbits.network.declaration import Network, NodeType, Update
+from walkbits.network.declaration import Network, Update
 from walkbits.schemas import EMBEDDINGS, REPRESENTATIONS
 from walkbits.tables.rows import Rows
+from walkbits.types import F32, NodeType, Relation
 
 
 class Layers(Protocol):
@@ -88,7 +87,7 @@ def infer(
     features: Mapping[NodeType, Rows],
     num_nodes: Mapping[NodeType, int],
     neighborhoods: Callable[[Relation], Rows],
-    inference: config.Inference,
+    inference: settings.Inference,
     folder: Place,
     layers: Layers,
 ) -> Inferred:
@@ -181,7 +180,7 @@ class _Engine:
         model: LoadedModel,
         num_nodes: Mapping[NodeType, int],
         neighborhoods: Callable[[Relation], Rows],
-        inference: config.Inference,
+        inference: settings.Inference,
         folder: Place,
         kept: int,
     ) -> None:

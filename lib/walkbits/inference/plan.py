@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from walkbits import config
-from walkbits.config import Relation
-from walkbits.network.declaration import Network, NodeType, Update
+from walkbits import settings
+from walkbits.network.declaration import Network, Update
+from walkbits.types import NodeType, Relation
 
 _BLOCK_BYTES: Final = 64 << 20
 """Partial sums that a worker holds for one destination block."""
@@ -70,7 +70,7 @@ class UpdatePlan:
 
 
 def plan_updates(
-    network: Network, num_nodes: Mapping[NodeType, int], inference: config.Inference, parallelism: int
+    network: Network, num_nodes: Mapping[NodeType, int], inference: settings.Inference, parallelism: int
 ) -> list[UpdatePlan]:
     """Split the byte budget over the updates of each layer, in proportion to their matrices.
 

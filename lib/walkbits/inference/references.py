@@ -17,9 +17,9 @@ from pyspark.sql import functions as F
 
 from walkbits.arrays.mapped import ArrayWriter, create_matrix, open_matrix
 from walkbits.arrays.places import Place
-from walkbits.network.arithmetic import I32, I64
 from walkbits.tables.rows import Batches
 from walkbits.tables.vectors import read_lists
+from walkbits.types import I32, I64
 
 _AT_ONCE: Final = 1 << 22
 """References that a task sorts at once, and sources that are ranked at once."""

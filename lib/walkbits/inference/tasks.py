@@ -15,9 +15,9 @@ import pyarrow as pa
 from pyspark import Broadcast
 
 from walkbits.inference.proof import ModelRows
-from walkbits.network.arithmetic import F32, I32, I64
 from walkbits.tables.rows import Batches
 from walkbits.tables.vectors import read_vectors
+from walkbits.types import F32, I32, I64
 
 TILE: Final = 48
 """BLAS sums a row in an order that depends on its place in a tile of rows (of 12 with AVX2, of 1 with

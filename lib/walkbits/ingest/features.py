@@ -19,10 +19,10 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from scipy import sparse
 
-from walkbits.config import Features, Items, config_hash
 from walkbits.errors import InputError
 from walkbits.ingest.sources import as_id, as_number, require_columns, require_id
 from walkbits.rng import draw
+from walkbits.settings import Features, Items, config_hash
 from walkbits.tables.rows import Batches
 from walkbits.tables.vectors import binary_array
 

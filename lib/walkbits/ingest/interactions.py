@@ -11,10 +11,10 @@ from datetime import date, timedelta
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
-from walkbits.config import Holdout, Interactions
 from walkbits.errors import EmptyInputError, InputError
 from walkbits.ingest.sources import as_id, as_number, require_columns, require_id
 from walkbits.schemas import CONTEXT, ITEM, WEIGHT_SCALE
+from walkbits.settings import Holdout, Interactions
 
 _IDS_PER_RANK_BUCKET = 100_000
 _MAX_RANK_BUCKETS = 256

@@ -20,8 +20,8 @@ from pyspark.sql.types import (
     StringType,
 )
 
-from walkbits.config import Source
 from walkbits.errors import InputError
+from walkbits.settings import Source
 
 
 def read_source(spark: SparkSession, source: Source, name: str) -> DataFrame:

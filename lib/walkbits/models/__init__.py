@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from walkbits.config import Model, Relation
+from walkbits.settings import Model
+from walkbits.types import Relation
 
 _RELATIONS: dict[str, tuple[Relation, ...]] = {"pinsage": ("item_from_item",)}
 

@@ -11,18 +11,17 @@ from dataclasses import dataclass
 from typing import Annotated, Final, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field, FiniteFloat, StringConstraints, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load as parse_safetensors
 from safetensors.numpy import save as safetensors_bytes
 
 from walkbits.arrays.places import Place, read_bytes, write_bytes
-from walkbits.config import Section
 from walkbits.errors import ModelError
 from walkbits.network.declaration import Network
+from walkbits.settings import Section
+from walkbits.types import F32
 
-F32 = NDArray[np.float32]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 CARD_FILE: Final = "card.json"

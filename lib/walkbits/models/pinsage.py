@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from walkbits import config, rng
-from walkbits.models.card import F32
+from walkbits import rng, settings
 from walkbits.network.declaration import Dense, Input, Linear, Network, Output, Update
+from walkbits.types import F32
 
 _WEIGHTS_TAG = int.from_bytes(b"weights", "big")
 
@@ -104,7 +104,7 @@ class PinSage(nn.Module):
         features fp32 [sources of the first hop, input_width] -> fp32 [targets, embedding_size]
     """
 
-    def __init__(self, input_width: int, model: config.Model, seed: int) -> None:
+    def __init__(self, input_width: int, model: settings.Model, seed: int) -> None:
         super().__init__()
         d = model.embedding_size
         widths = [input_width] + [d] * (model.num_layers - 1)
@@ -148,7 +148,7 @@ def max_margin_loss(
     return (losses * allowed).sum() / allowed.sum().clamp(min=1)
 
 
-def _network(input_width: int, model: config.Model) -> Network:
+def _network(input_width: int, model: settings.Model) -> Network:
     d = model.embedding_size
     layers = tuple(
         (

@@ -12,15 +12,10 @@ from typing import Any, Final
 
 import numpy as np
 from numba import njit
-from numpy.typing import NDArray
 
 from walkbits.network.declaration import Activation, Combine, Dense, Linear, Pool
 from walkbits.network.prefetch import prefetch
-
-F32 = NDArray[np.float32]
-I32 = NDArray[np.int32]
-I64 = NDArray[np.int64]
-Bools = NDArray[np.bool_]
+from walkbits.types import F32, I32, I64, Bools
 
 Weights = Mapping[str, F32]
 

@@ -17,9 +17,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt, StringConstraints, model_validator
 
-from walkbits.config import Relation, Section
+from walkbits.settings import Section
+from walkbits.types import NodeType, Relation
 
-NodeType = Literal["item", "context"]
 Activation = Literal["none", "relu", "tanh"]
 Pool = Literal["importance", "mean", "max", "sum"]
 Combine = Literal["concat", "average", "pooled"]

@@ -11,12 +11,13 @@ from functools import reduce
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from walkbits.config import Audit, Config
+from walkbits.config import Config
 from walkbits.index.buckets import buckets_from_codes
 from walkbits.index.codes import codes_from_embeddings
 from walkbits.runs.log import metric
 from walkbits.runs.pointer import Pointer
 from walkbits.schemas import CODES, EMBEDDINGS, ITEM, LSH_BUCKETS, NODES, PUBLISHED, RELATED
+from walkbits.settings import Audit
 from walkbits.tables.fingerprints import fingerprints_of
 from walkbits.tables.store import Store, Written
 

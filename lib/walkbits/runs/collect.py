@@ -9,8 +9,8 @@ from delta.tables import DeltaTable
 from pyspark.sql import SparkSession, Window
 from pyspark.sql import functions as F
 
-from walkbits.config import Maintenance
 from walkbits.schemas import PUBLICATIONS, RUN_ID, RUN_METRICS, RUNS, STAGE_LOG, TABLES, Table
+from walkbits.settings import Maintenance
 from walkbits.tables.store import Store, utc_now
 
 PARTITIONED = tuple(t for t in TABLES.values() if RUN_ID.name in t.partition_by and t != RUN_METRICS)

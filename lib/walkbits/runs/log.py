@@ -11,9 +11,10 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from walkbits import __version__
-from walkbits.config import Config, Section, config_hash
+from walkbits.config import Config
 from walkbits.errors import EmptyInputError, InputError
 from walkbits.schemas import PUBLICATIONS, RUN_METRICS, RUNS, STAGE_LOG
+from walkbits.settings import Section, config_hash
 from walkbits.tables.store import Store, Written, utc_now
 
 PART = "/"

@@ -18,10 +18,10 @@ from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from walkbits.config import config_hash
 from walkbits.errors import LostRaceError, WalkbitsError
 from walkbits.runs.log import Run
 from walkbits.schemas import PUBLICATIONS
+from walkbits.settings import config_hash
 from walkbits.tables.store import Store, Written, utc_now
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 import time
 
-from walkbits.config import config_hash
 from walkbits.errors import AuditError, InputError
 from walkbits.models.card import load_model
-from walkbits.pipeline import Context
 from walkbits.runs.audit import audit, changed
 from walkbits.runs.log import log_stage, logged_stages, record_state
 from walkbits.runs.pointer import Pointer
+from walkbits.runs.stage import StageRun
 from walkbits.schemas import PUBLISHED
+from walkbits.settings import config_hash
 from walkbits.stages.train_model import MODEL
 from walkbits.tables.store import Written
 
@@ -21,7 +21,7 @@ LOG = logging.getLogger("walkbits")
 NAME = "audit_run"
 
 
-def audit_committed(context: Context, pointer: Pointer | None) -> list[Written]:
+def audit_committed(context: StageRun, pointer: Pointer | None) -> list[Written]:
     """Audit a finished run against what its channel shows; a verdict that still holds is kept.
 
     The verdict holds for these rules, these outputs and this published run; the tables are then

@@ -7,12 +7,12 @@ from pyspark.sql import functions as F
 from walkbits.index.buckets import buckets_from_codes
 from walkbits.index.codes import codes_from_embeddings
 from walkbits.index.related import related_items
-from walkbits.pipeline import Context, Stage
+from walkbits.runs.stage import Stage, StageRun
 from walkbits.schemas import CODES, EMBEDDINGS, ITEM, LSH_BUCKETS, RELATED
 from walkbits.tables.store import Written
 
 
-def run(context: Context) -> list[Written]:
+def run(context: StageRun) -> list[Written]:
     """Each table is made from the committed one before it, never from a frame in memory."""
     config, store, run_id = context.config, context.store, context.run_id
     embeddings = store.read(EMBEDDINGS, run_id=run_id)

@@ -6,15 +6,16 @@ import numpy as np
 from pyspark.sql import functions as F
 
 from walkbits.arrays.places import Place
-from walkbits.config import Relation, Walks
 from walkbits.graph.csr import BipartiteCsr
 from walkbits.graph.csr_build import write_csr
 from walkbits.models import relations_of
-from walkbits.network.declaration import NodeType
-from walkbits.pipeline import Context, Stage
+from walkbits.runs.stage import Stage, StageRun
 from walkbits.schemas import CONTEXT, EDGES, ITEM, NEIGHBORHOODS, NODES
+from walkbits.settings import Walks
 from walkbits.tables.store import Written
-from walkbits.walks.exact import fidelity, reach_mass, sample_nodes
+from walkbits.types import NodeType, Relation
+from walkbits.walks.budget import reach_mass
+from walkbits.walks.fidelity import fidelity, sample_nodes
 from walkbits.walks.kernel import neighborhoods_of
 from walkbits.walks.plan import WalkPlan, plan_walks
 from walkbits.walks.replicated import build_neighborhoods, weigh_by_context
@@ -25,7 +26,7 @@ FIDELITY_SAMPLE = 200
 """Nodes whose neighborhoods are compared with the exact ones."""
 
 
-def run(context: Context) -> list[Written]:
+def run(context: StageRun) -> list[Written]:
     """Build the graph folder, walk every relation the model reads, audit the walks."""
     config, store, run_id = context.config, context.store, context.run_id
     nodes, edges = store.read(NODES, run_id=run_id), store.read(EDGES, run_id=run_id)
@@ -49,7 +50,7 @@ def run(context: Context) -> list[Written]:
     return written
 
 
-def _walk(context: Context, folder: Place, plan: WalkPlan, walks: Walks) -> Written:
+def _walk(context: StageRun, folder: Place, plan: WalkPlan, walks: Walks) -> Written:
     """Commit the neighborhoods of a relation by the plan."""
     spark, seed, relation = context.spark, context.config.seed, plan.relation
     if plan.name == "replicated":
@@ -61,7 +62,7 @@ def _walk(context: Context, folder: Place, plan: WalkPlan, walks: Walks) -> Writ
         return context.store.write_rows(NEIGHBORHOODS, [rows], context.run_id, relation=relation)
 
 
-def explain(context: Context) -> str:
+def explain(context: StageRun) -> str:
     """The plan of every relation of the run's graph, before anything is built."""
     config = context.config
     counts, edges = num_nodes(context), context.store.read(EDGES, run_id=context.run_id).count()
@@ -72,7 +73,7 @@ def explain(context: Context) -> str:
     )
 
 
-def num_nodes(context: Context) -> dict[NodeType, int]:
+def num_nodes(context: StageRun) -> dict[NodeType, int]:
     """Nodes per type of the run."""
     counted = context.store.read(NODES, run_id=context.run_id).groupBy("node_type").agg(F.count(F.lit(1)))
     found = {row[0]: row[1] for row in counted.collect()}

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from walkbits.evaluation.protocol import Figure, LeaveOneOut, evaluate_baselines, evaluate_embeddings
 from walkbits.index.codes import vectors
-from walkbits.pipeline import Context, Stage
+from walkbits.runs.stage import Stage, StageRun
 from walkbits.schemas import CONTEXT, EDGES, EMBEDDINGS, EVALUATION, HOLDOUT, ITEM
 from walkbits.stages.build_neighborhoods import num_nodes
 from walkbits.tables.store import Written
 
 
-def run(context: Context) -> list[Written]:
+def run(context: StageRun) -> list[Written]:
     """Rank the catalogue for every held-out context, by each model."""
     config, store, run_id = context.config, context.store, context.run_id
     split = _split(context)
@@ -45,13 +45,13 @@ def figures_table(figures: list[Figure]) -> str:
     return "\n".join(lines)
 
 
-def read_figures(context: Context) -> list[Figure]:
+def read_figures(context: StageRun) -> list[Figure]:
     """The run's figures as committed, in the order of their models' names."""
     rows = context.store.read(EVALUATION, run_id=context.run_id).orderBy("model", "metric").collect()
     return [Figure(r["model"], r["metric"], r["k"], r["value"], r["queries"]) for r in rows]
 
 
-def _split(context: Context) -> LeaveOneOut:
+def _split(context: StageRun) -> LeaveOneOut:
     counts = num_nodes(context)
     edges = context.store.read(EDGES, run_id=context.run_id).select("item", "context").toArrow()
     held = context.store.read(HOLDOUT, run_id=context.run_id).select("item", "context").toArrow()
@@ -62,7 +62,7 @@ def _split(context: Context) -> LeaveOneOut:
     )  # fmt: skip
 
 
-def _item_embeddings(context: Context) -> NDArray[np.float32]:
+def _item_embeddings(context: StageRun) -> NDArray[np.float32]:
     """fp32 [items, embedding_size] in index order."""
     rows = (
         context.store.read(EMBEDDINGS, run_id=context.run_id, node_type=ITEM)

@@ -15,23 +15,22 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
 
 from walkbits.arrays.places import Place
-from walkbits.config import Relation
 from walkbits.errors import ModelError
-from walkbits.inference.external_ids import Names
+from walkbits.inference.external_ids import ExternalIds
 from walkbits.inference.layers import infer
 from walkbits.inference.plan import explained, plan_updates
 from walkbits.ingest.features import feature_schema_hash
 from walkbits.models.card import LoadedModel, load_model
-from walkbits.network.declaration import NodeType
-from walkbits.pipeline import Context, Parts, Stage
+from walkbits.runs.stage import Parts, Stage, StageRun
 from walkbits.schemas import CONTEXT, EMBEDDINGS, FEATURES, ITEM, NEIGHBORHOODS, NODES, REPRESENTATIONS
 from walkbits.stages.build_neighborhoods import num_nodes
 from walkbits.stages.train_model import MODEL
 from walkbits.tables.rows import Batches, Rows
 from walkbits.tables.store import Store, Written
+from walkbits.types import NodeType, Relation
 
 
-def run(context: Context) -> list[Written]:
+def run(context: StageRun) -> list[Written]:
     """Commit every layer, then the embeddings; prove that each node was computed once per layer."""
     store, run_id = context.store, context.run_id
     model = load_run_model(context)
@@ -48,7 +47,7 @@ def run(context: Context) -> list[Written]:
             folder=scratch,
             layers=layers,
         )
-        named = with_names(store, run_id, inferred.parts, counts, scratch / "names")
+        named = with_external_ids(store, run_id, inferred.parts, counts, scratch / "names")
         embeddings = store.write_rows(EMBEDDINGS, named, run_id)
         inferred.model_rows.check()
     seen = inferred.model_rows.seen()
@@ -59,7 +58,7 @@ def run(context: Context) -> list[Written]:
 class CommittedLayers:
     """The run's inner layers in the representations table; those of a killed attempt are kept."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: StageRun) -> None:
         self._context, self._parts = context, Parts(context, STAGE)
         self.written: list[Written] = []
         self._began = time.monotonic()
@@ -100,7 +99,7 @@ def neighborhoods(store: Store, run_id: str, relation: Relation) -> Rows:
     return store.scan(NEIGHBORHOODS, ("node", "neighbors", "visits"), run_id=run_id, relation=relation)
 
 
-def explain(context: Context) -> str:
+def explain(context: StageRun) -> str:
     """What `run` would map and shuffle, as text; only the run's neighborhoods are read, to count them."""
     network = load_run_model(context).card.network
     relations = {update.relation for updates in network.layers for update in updates}
@@ -112,7 +111,7 @@ def explain(context: Context) -> str:
     return explained(plans, references, parallelism)
 
 
-def load_run_model(context: Context) -> LoadedModel:
+def load_run_model(context: StageRun) -> LoadedModel:
     """The run's own model.
 
     Raises:
@@ -129,7 +128,7 @@ def load_run_model(context: Context) -> LoadedModel:
     return model
 
 
-def with_names(
+def with_external_ids(
     store: Store, run_id: str, parts: Sequence[Rows], counts: Mapping[NodeType, int], folder: Place
 ) -> list[Rows]:
     """The engine's rows as those of the embeddings table.
@@ -140,7 +139,7 @@ def with_names(
         folder: Scratch space for the names, to be removed after the rows are written.
     """
     nodes = store.scan(NODES, ("node_id", "external_id"), run_id=run_id)
-    names = Names.write(nodes, sum(counts.values()), folder)
+    names = ExternalIds.write(nodes, sum(counts.values()), folder)
     name = _Name(names, counts["item"])
     return [part.then(name.run, name.schema) for part in parts]
 
@@ -149,7 +148,7 @@ def with_names(
 class _Name:
     """Gives each node its id, and what its data calls it."""
 
-    names: Names
+    names: ExternalIds
     num_items: int
 
     schema: ClassVar[StructType] = StructType(EMBEDDINGS.schema.fields[1:])  # without run_id

@@ -15,8 +15,8 @@ from walkbits.graph.profile import k_core_edges, require_graphframes
 from walkbits.ingest import features
 from walkbits.ingest import interactions as ingest
 from walkbits.ingest.sources import read_source
-from walkbits.pipeline import Context, Stage
 from walkbits.runs.log import inputs_fingerprint
+from walkbits.runs.stage import Stage, StageRun
 from walkbits.schemas import EDGES, FEATURES, HOLDOUT, ITEM, NODES, QUARANTINE
 from walkbits.tables.store import Written
 
@@ -69,7 +69,7 @@ def check_inputs(inputs: Inputs, config: Config) -> None:
     ingest.check_interactions(judged, config.interactions.weight, config.ingest.max_quarantined)
 
 
-def run(context: Context) -> list[Written]:
+def run(context: StageRun) -> list[Written]:
     """Write the graph of inputs that passed `check_inputs`; rules in `ingest.interactions`."""
     config, store, run_id = context.config, context.store, context.run_id
     inputs = read_inputs(context.spark, config, context.run.ds)
@@ -106,7 +106,7 @@ def _kept(stack: ExitStack, frame: DataFrame) -> DataFrame:
     return kept
 
 
-def _write_features(context: Context, items: DataFrame) -> Written:
+def _write_features(context: StageRun, items: DataFrame) -> Written:
     """Features of all items, keyed by the committed node ids."""
     config, store = context.config, context.store
     numbers = len(config.items.numeric)

@@ -6,9 +6,9 @@ import logging
 
 from walkbits.arrays.places import remove
 from walkbits.config import Config
-from walkbits.pipeline import artifacts_of
 from walkbits.runs import collect
 from walkbits.runs.log import find_run, record_state
+from walkbits.runs.stage import artifacts_of
 from walkbits.tables.store import Store
 
 LOG = logging.getLogger("walkbits")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from walkbits.graph.profile import graph_profile, require_graphframes
-from walkbits.pipeline import Context, Stage
+from walkbits.runs.stage import Stage, StageRun
 from walkbits.schemas import EDGES, GRAPH_PROFILE, ITEM, NODES
 from walkbits.stages.build_neighborhoods import num_nodes
 from walkbits.tables.store import Written
 
 
-def run(context: Context) -> list[Written]:
+def run(context: StageRun) -> list[Written]:
     """Needs the GraphFrames jar; asked for before any work."""
     require_graphframes(context.spark, STAGE.name)
     nodes = context.store.read(NODES, run_id=context.run_id)

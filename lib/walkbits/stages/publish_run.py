@@ -8,10 +8,10 @@ import time
 from walkbits.config import Config
 from walkbits.errors import AuditError, InputError
 from walkbits.models.card import load_model
-from walkbits.pipeline import Context
 from walkbits.runs.audit import changed
 from walkbits.runs.log import find_run, log_stage, logged_stages, record_state
 from walkbits.runs.pointer import check_forward, flip, published_before, read_pointer
+from walkbits.runs.stage import StageRun
 from walkbits.schemas import PUBLICATIONS, PUBLISHED
 from walkbits.stages.audit_run import audit_committed
 from walkbits.stages.train_model import MODEL
@@ -23,7 +23,7 @@ NAME = "publish_run"
 PREVIOUS = "previous"
 
 
-def publish(context: Context, allow_rollback: bool = False) -> bool:
+def publish(context: StageRun, allow_rollback: bool = False) -> bool:
     """Audit and publish the run in the config's channel.
 
     Returns:

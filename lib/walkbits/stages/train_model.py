@@ -14,15 +14,15 @@ import numpy as np
 from pyspark.sql import functions as F
 
 from walkbits.arrays.places import Place
-from walkbits.config import config_hash
 from walkbits.errors import InputError, ModelError
 from walkbits.graph.csr import read_meta
 from walkbits.ingest.features import feature_schema_hash, feature_width
 from walkbits.models import relations_of
 from walkbits.models.card import Card, copy_model, load_model, save_model
-from walkbits.pipeline import Context, Stage
 from walkbits.runs.log import metric
+from walkbits.runs.stage import Stage, StageRun
 from walkbits.schemas import EDGES, FEATURES, ITEM, LIVE, NEIGHBORHOODS, PUBLICATIONS
+from walkbits.settings import config_hash
 from walkbits.stages.build_neighborhoods import GRAPH, num_nodes
 from walkbits.tables.store import Written
 from walkbits.training.arrays import read_training_arrays, write_hard_negatives, write_training_arrays
@@ -34,13 +34,13 @@ LOG = logging.getLogger("walkbits")
 MODEL = "model"
 
 
-def run(context: Context) -> list[Written]:
+def run(context: StageRun) -> list[Written]:
     """The published model where it may serve another day, else a new one."""
     donor = reusable(context)
     return train_anew(context) if donor is None else take_over(context, donor)
 
 
-def reusable(context: Context) -> str | None:
+def reusable(context: StageRun) -> str | None:
     """The run whose model `live` shows, if `config.retrain` lets this run use it.
 
     It must be younger than `every_days`, made by the same settings for the same features, and the
@@ -72,7 +72,7 @@ def reusable(context: Context) -> str | None:
     return published["run_id"] if same and not drifted and age < config.retrain.every_days else None
 
 
-def take_over(context: Context, donor: str) -> list[Written]:
+def take_over(context: StageRun, donor: str) -> list[Written]:
     """Copy a run's model to this run."""
     folder = context.artifacts(MODEL)
     copy_model(context.artifacts(MODEL, donor), folder)
@@ -86,7 +86,7 @@ def num_parameters(card: Card) -> int:
     return sum(int(np.prod(shape)) for shape in card.network.tensors().values())
 
 
-def train_anew(context: Context) -> list[Written]:
+def train_anew(context: StageRun) -> list[Written]:
     """Train on the run's own graph and save weights and card."""
     # torch takes seconds to load: the one stage that needs it pays, and only on a day that trains
     from walkbits.training.loop import train
@@ -124,7 +124,7 @@ def train_anew(context: Context) -> list[Written]:
     return [context.artifact_written(MODEL, num_parameters(card))]
 
 
-def mapped_graph(context: Context) -> Place:
+def mapped_graph(context: StageRun) -> Place:
     """The run's graph folder, for walks on hosts that map it whole.
 
     Raises:

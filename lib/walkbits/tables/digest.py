@@ -13,7 +13,7 @@ import pyarrow as pa
 from numba import njit
 from numpy.typing import NDArray
 
-U64 = NDArray[np.uint64]
+from walkbits.types import U64
 
 _SEED: Final = np.uint64(42)
 _P1: Final = np.uint64(0x9E3779B185EBCA87)

@@ -6,13 +6,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from walkbits.errors import InputError
-
-F32 = NDArray[np.float32]
-I32 = NDArray[np.int32]
-I64 = NDArray[np.int64]
+from walkbits.types import F32, I32, I64
 
 
 def read_vectors(column: Any, width: int, dtype: str = "<f4") -> F32:

@@ -15,48 +15,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pyspark.sql import Row, SparkSession
+from pyspark.sql import Row
 
-from walkbits.arrays.places import Place, link_to, write_bytes
 from walkbits.cli import DEFAULT_CONFIG, exit_code
 from walkbits.config_file import load_config
-from walkbits.errors import InputError
-from walkbits.query import load_query, run_query
-from walkbits.schemas import PUBLICATIONS, RUN_METRICS, RUNS, STAGE_LOG
+from walkbits.runs.report import monitoring, write_report
 from walkbits.session import get_session
-from walkbits.tables.store import Store
-from walkbits.tables.views import SQL_FOLDER
-from walkbits.tools.report import page
 
 LOG = logging.getLogger("walkbits")
 
 WIDEST = 60
 """Characters of a cell; a reason is cut where the table would break the terminal's lines."""
-
-
-def monitoring(spark: SparkSession, root: str, name: str) -> list[Row]:
-    """The rows of sql/monitoring/<name>.sql over a root, published or not.
-
-    Raises:
-        InputError: no run was ever opened under the root.
-    """
-    store = Store(spark, root)
-    if not store.exists(RUNS):
-        raise InputError(f"root must hold runs, got '{root}' without any; run jobs/run_daily.py first")
-    for table in (RUNS, STAGE_LOG, PUBLICATIONS, RUN_METRICS):
-        store.read(table).createOrReplaceTempView(table.name)
-    return run_query(spark, load_query(SQL_FOLDER / "monitoring" / f"{name}.sql"), {}).collect()
-
-
-def write_report(spark: SparkSession, root: str, path: Place) -> None:
-    """Write the HTML page of all runs under a root, and log where it is; needs the checkout's sql/."""
-    if not SQL_FOLDER.is_dir():
-        LOG.warning("report=none: the folder sql/ must lie beside lib/, got none at '%s'", SQL_FOLDER)
-        return
-    names = ("runs", "freshness", "cost", "fidelity", "drift")
-    views = {name: [row.asDict() for row in monitoring(spark, root, name)] for name in names}
-    write_bytes(path, page(root, views.pop("runs"), views).encode())
-    LOG.info("report=%s", link_to(path))
 
 
 def as_table(rows: Sequence[dict[str, Any]]) -> str:

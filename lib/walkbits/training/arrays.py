@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from walkbits import config
+from walkbits import settings
 from walkbits.arrays.mapped import ArrayWriter, create_matrix, open_array, open_matrix, save_array
 from walkbits.arrays.places import Place, exists
 from walkbits.errors import EmptyInputError
@@ -90,8 +90,8 @@ def write_training_arrays(
 def write_hard_negatives(
     spark: SparkSession,
     graph: Place,
-    walks: config.Walks,
-    hard: config.HardNegatives,
+    walks: settings.Walks,
+    hard: settings.HardNegatives,
     seed: int,
     folder: Place,
 ) -> None:
@@ -160,7 +160,7 @@ def _write_lists(folder: Place, width: int) -> Callable[[Batches], Batches]:
 
 
 def _write_hard_negatives(
-    graph: Place, walks: config.Walks, hard: config.HardNegatives, seed: int, folder: Place
+    graph: Place, walks: settings.Walks, hard: settings.HardNegatives, seed: int, folder: Place
 ) -> Callable[[Batches], Batches]:
     def write(batches: Batches) -> Batches:
         csr = BipartiteCsr.open(graph)

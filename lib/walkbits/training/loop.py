@@ -20,13 +20,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from walkbits import config, rng
+from walkbits import rng, settings
 from walkbits.errors import EmptyInputError, InputError, WalkbitsError
 from walkbits.models.pinsage import Hop, PinSage, max_margin_loss
-from walkbits.network.arithmetic import F32, I32, I64
 from walkbits.network.declaration import Network
 from walkbits.training.negatives import HardNegatives
 from walkbits.training.subgraphs import Neighborhoods, SubgraphBuilder, below, gather_rows
+from walkbits.types import F32, I32, I64
 
 _ORDER_TAG: Final = int.from_bytes(b"order", "big")
 _NEGATIVES_TAG: Final = int.from_bytes(b"negative", "big") >> 1
@@ -62,8 +62,8 @@ def train(
     features: F32,
     neighborhoods: Neighborhoods,
     pairs: I32,
-    model: config.Model,
-    training: config.Training,
+    model: settings.Model,
+    training: settings.Training,
     seed: int,
     progress: Callable[[str], None],
     hard_negatives: HardNegatives | None = None,
@@ -132,8 +132,8 @@ class _Producer:
         features: F32,
         neighborhoods: Neighborhoods,
         pairs: I32,
-        model: config.Model,
-        training: config.Training,
+        model: settings.Model,
+        training: settings.Training,
         seed: int,
         hard_negatives: HardNegatives | None,
     ) -> None:
@@ -234,7 +234,7 @@ def _check(features: F32, neighborhoods: Neighborhoods, pairs: I32) -> None:
 
 
 def _check_hard_negatives(
-    found: HardNegatives | None, pairs: I32, wanted: config.HardNegatives | None
+    found: HardNegatives | None, pairs: I32, wanted: settings.HardNegatives | None
 ) -> None:
     if wanted is None:
         return

@@ -17,10 +17,10 @@ from typing import Final
 
 import numpy as np
 
-from walkbits import config, rng
+from walkbits import rng, settings
 from walkbits.graph.csr import BipartiteCsr
-from walkbits.network.arithmetic import I32, I64
 from walkbits.training.subgraphs import below
+from walkbits.types import I32, I64
 from walkbits.walks.kernel import neighborhoods_of
 
 _WINDOW_TAG: Final = int.from_bytes(b"window", "big")
@@ -90,7 +90,7 @@ class HardNegatives:
 
 
 def hard_negatives_of(
-    csr: BipartiteCsr, queries: I32, partners: Partners, walks: config.Walks, hard: config.HardNegatives,
+    csr: BipartiteCsr, queries: I32, partners: Partners, walks: settings.Walks, hard: settings.HardNegatives,
     seed: int,
 ) -> I32:  # fmt: skip
     """The rows of `HardNegatives.items` for some queries; each depends on its own query alone.
@@ -110,7 +110,7 @@ def hard_negatives_of(
     Raises:
         InputError: a query is not an item of the graph.
     """
-    longer = config.Walks(
+    longer = settings.Walks(
         num_walks=hard.num_walks,
         walk_length=walks.walk_length,
         restart_probability=walks.restart_probability,

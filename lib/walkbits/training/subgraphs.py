@@ -16,10 +16,11 @@ from numpy.typing import ArrayLike, NDArray
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
-from walkbits import config, rng
-from walkbits.network.arithmetic import F32, I32, I64, pool_weights
+from walkbits import rng, settings
+from walkbits.network.arithmetic import pool_weights
 from walkbits.network.declaration import Pool
 from walkbits.tables.rows import Batches
+from walkbits.types import F32, I32, I64, U64
 
 _CONTEXTS_TAG: Final = int.from_bytes(b"contexts", "big") >> 1
 _PAIRS_TAG: Final = int.from_bytes(b"pairs", "big")
@@ -27,7 +28,7 @@ _CONTEXTS_AT_ONCE: Final = 1 << 20
 """Draws in one array: 1 M x 8 bytes, times a handful of temporaries."""
 
 
-def training_pairs(edges: DataFrame, training: config.Training, seed: int) -> DataFrame:
+def training_pairs(edges: DataFrame, training: settings.Training, seed: int) -> DataFrame:
     """Pairs of different items that share a context, from a sample of contexts.
 
     A context takes part if its draw is below `context_fraction`. Each then gives up to
@@ -67,7 +68,7 @@ def training_pairs(edges: DataFrame, training: config.Training, seed: int) -> Da
     )
 
 
-def _pairs_of(context: I32, size: I64, training: config.Training, seed: int) -> pa.RecordBatch:
+def _pairs_of(context: I32, size: I64, training: settings.Training, seed: int) -> pa.RecordBatch:
     """Rank pairs of the sampled contexts among some, as (context, pair, query_rank, positive_rank)."""
     kept = (size >= 2) & (rng.uniform(rng.draw(seed ^ _CONTEXTS_TAG, context)) < training.context_fraction)
     context, size = context[kept, None], size[kept, None]  # [contexts, 1]
@@ -89,7 +90,7 @@ def _pairs_of(context: I32, size: I64, training: config.Training, seed: int) -> 
     )
 
 
-def below(draws: rng.U64, bound: ArrayLike) -> I64:
+def below(draws: U64, bound: ArrayLike) -> I64:
     """Draws scaled to [0, bound), bound < 2^32: their upper 32 bits times the bound."""
     return (((draws >> np.uint64(32)) * np.asarray(bound, np.uint64)) >> np.uint64(32)).astype(np.int64)
 

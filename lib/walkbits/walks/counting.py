@@ -16,15 +16,14 @@ from typing import Any, Final
 
 import numpy as np
 from numba import njit
-from numpy.typing import NDArray
 
-Int64 = NDArray[np.int64]
+from walkbits.types import I64
 
 _PENALTY_ONE: Final = 2.0**36
 
 
 @lru_cache(maxsize=2)
-def penalties(beta: float, most: int) -> Int64:
+def penalties(beta: float, most: int) -> I64:
     """round(2^36 / degree^beta) for the degrees 0..most: int64 [most + 1]; 2^36 for degree 0.
 
     Scores count * penalty stay below 2^63 for any count below 2^27.

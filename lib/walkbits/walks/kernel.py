@@ -36,18 +36,15 @@ from typing import Any, Final
 
 import numpy as np
 from numba import njit
-from numpy.typing import NDArray
 
-from walkbits import config
+from walkbits import settings
 from walkbits.errors import InputError
-from walkbits.graph.csr import Adjacency, BipartiteCsr, source_of, target_of
+from walkbits.graph.csr import Adjacency, BipartiteCsr
 from walkbits.network.prefetch import prefetch
 from walkbits.rng import start_key, step_draw, walker_key
+from walkbits.types import I32, I64, Relation, source_of, target_of
 from walkbits.walks.counting import often_visited, penalties, top, top_boosted, top_penalised
 from walkbits.walks.push import push_neighborhoods
-
-Int32 = NDArray[np.int32]
-Int64 = NDArray[np.int64]
 
 RESTART: Final = np.uint64(1 << 32)
 """First counter of the restart draws, beyond every hop's."""
@@ -61,8 +58,8 @@ _ONE: Final = np.uint64(1)
 
 
 def neighborhoods_of(
-    csr: BipartiteCsr, relation: config.Relation, nodes: Int32, walks: config.Walks, seed: int
-) -> tuple[Int64, Int32, Int32]:
+    csr: BipartiteCsr, relation: Relation, nodes: I32, walks: settings.Walks, seed: int
+) -> tuple[I64, I32, I32]:
     """The neighborhood of each of `nodes`; depends on nothing but graph, node, walks and seed.
 
     Args:
@@ -134,14 +131,14 @@ def neighborhoods_of(
 
 
 def _visit(
-    csr: BipartiteCsr, relation: config.Relation, starts: Int32, own: Int32, walks: config.Walks, seed: int,
-    rows: Int32,
+    csr: BipartiteCsr, relation: Relation, starts: I32, own: I32, walks: settings.Walks, seed: int,
+    rows: I32,
 ) -> None:  # fmt: skip
     """Fill rows [nodes, num_walks * walk_length] with visits; those that an early stop saves are `own`."""
     out, home = csr.sides(relation)
     same_type = target_of(relation) == source_of(relation)
 
-    def walk(some: Int64 | slice, first: int, visited: Int32) -> None:
+    def walk(some: I64 | slice, first: int, visited: I32) -> None:
         _walk(
             _arrays(out), _arrays(home), csr.weighted, starts[some], out.keys[starts[some]].view(np.uint64),
             np.uint64(seed), walks.walk_length, _restart_below(walks), same_type, np.uint64(first), visited,
@@ -165,11 +162,11 @@ def _visit(
         going = going[~enough]
 
 
-def _restart_below(walks: config.Walks) -> np.uint64:
+def _restart_below(walks: settings.Walks) -> np.uint64:
     return np.uint64(int(walks.restart_probability * 2.0**64))
 
 
-def _arrays(side: Adjacency) -> tuple[Int32 | Int64, Int32, Int64]:
+def _arrays(side: Adjacency) -> tuple[I32 | I64, I32, I64]:
     return side.indptr, side.indices, side.cumulative
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from walkbits import config
+from walkbits import settings
 from walkbits.errors import InputError
-from walkbits.graph.csr import source_of, target_of
 from walkbits.schemas import ITEM
+from walkbits.types import Relation, source_of, target_of
 
 _SECONDS_PER_HOP: Final = 25e-9
 """One core, a graph beyond its caches (benchmarks/walks.py measures it as kernel_ns_per_hop)."""
@@ -30,7 +30,7 @@ class WalkPlan:
         core_seconds: Of hops, on one core; None for method push, whose work depends on the edges.
     """
 
-    relation: config.Relation
+    relation: Relation
     name: str
     num_shards: int
     graph_bytes: int
@@ -56,7 +56,7 @@ class WalkPlan:
 
 def plan_walks(
     num_items: int, num_contexts: int, num_edges: int, weighted: bool,
-    relation: config.Relation, walks: config.Walks,
+    relation: Relation, walks: settings.Walks,
 ) -> WalkPlan:  # fmt: skip
     """Choose the plan by size, or take the one the config names.
 

@@ -16,22 +16,19 @@ from typing import Any, Final
 
 import numpy as np
 from numba import njit
-from numpy.typing import NDArray
 
-from walkbits import config
-from walkbits.graph.csr import Adjacency, BipartiteCsr, source_of, target_of
+from walkbits import settings
+from walkbits.graph.csr import Adjacency, BipartiteCsr
+from walkbits.types import I32, I64, Relation, source_of, target_of
 from walkbits.walks.counting import penalties
-
-Int32 = NDArray[np.int32]
-Int64 = NDArray[np.int64]
 
 UNIT: Final = 2.0**20
 """One visit."""
 
 
 def push_neighborhoods(
-    csr: BipartiteCsr, relation: config.Relation, nodes: Int32, walks: config.Walks
-) -> tuple[Int64, Int32, Int32]:
+    csr: BipartiteCsr, relation: Relation, nodes: I32, walks: settings.Walks
+) -> tuple[I64, I32, I32]:
     """As walks.neighborhoods_of, for `walks.method` push; visits in units of 2^-20."""
     out, home = csr.sides(relation)
     same_type = target_of(relation) == source_of(relation)
@@ -52,7 +49,7 @@ def push_neighborhoods(
     return indptr, neighbors[kept], visits[kept]
 
 
-def _arrays(side: Adjacency) -> tuple[Int32 | Int64, Int32, Int64]:
+def _arrays(side: Adjacency) -> tuple[I32 | I64, I32, I64]:
     return side.indptr, side.indices, side.cumulative
 
 

@@ -10,12 +10,13 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
 
-from walkbits import config
+from walkbits import settings
 from walkbits.arrays.places import Place
-from walkbits.graph.csr import BipartiteCsr, read_meta, target_of
+from walkbits.graph.csr import BipartiteCsr, read_meta
 from walkbits.schemas import ITEM, NEIGHBORHOODS, WEIGHT_SCALE
 from walkbits.tables.rows import Batches, Rows, Step
 from walkbits.tables.vectors import list_array
+from walkbits.types import Relation, target_of
 from walkbits.walks.kernel import neighborhoods_of
 
 NODES_PER_BATCH: Final = 4096
@@ -27,8 +28,8 @@ ROWS: Final = StructType([NEIGHBORHOODS.schema[name] for name in COLUMNS])
 def build_neighborhoods(
     spark: SparkSession,
     graph: Place,
-    relation: config.Relation,
-    walks: config.Walks,
+    relation: Relation,
+    walks: settings.Walks,
     seed: int,
     num_partitions: int | None = None,
 ) -> Rows:
@@ -79,9 +80,7 @@ def weigh_by_context(edges: DataFrame, gamma: float, weighted: bool) -> DataFram
     )
 
 
-def _walk_blocks(
-    graph: Place, relation: config.Relation, walks: config.Walks, seed: int, num_nodes: int
-) -> Step:
+def _walk_blocks(graph: Place, relation: Relation, walks: settings.Walks, seed: int, num_nodes: int) -> Step:
     def walk(batches: Batches) -> Batches:
         csr = BipartiteCsr.open(graph)
         for batch in batches:

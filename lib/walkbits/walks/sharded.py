@@ -19,11 +19,12 @@ from numpy.typing import NDArray
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from walkbits import config
+from walkbits import settings
 from walkbits.arrays.places import Place
-from walkbits.graph.csr import Adjacency, BipartiteCsr, source_of, target_of
+from walkbits.graph.csr import Adjacency, BipartiteCsr
 from walkbits.rng import start_key, step_draw, walker_key
 from walkbits.tables.rows import Batches, Rows, Step
+from walkbits.types import Relation, source_of, target_of
 from walkbits.walks.counting import penalties
 from walkbits.walks.kernel import RESTART, hop
 from walkbits.walks.replicated import ROWS, neighborhood_batch
@@ -36,8 +37,8 @@ _BATCH: Final = 1 << 16
 def sharded_neighborhoods(
     spark: SparkSession,
     graph: Place,
-    relation: config.Relation,
-    walks: config.Walks,
+    relation: Relation,
+    walks: settings.Walks,
     seed: int,
     scratch: str,
     num_shards: int,
@@ -84,7 +85,7 @@ def _by_shard(states: DataFrame, num_nodes: int, num_shards: int) -> DataFrame:
     return states.repartitionById(num_shards, shard).sortWithinPartitions("at")
 
 
-def _starts(graph: Place, relation: config.Relation, walks: config.Walks) -> Step:
+def _starts(graph: Place, relation: Relation, walks: settings.Walks) -> Step:
     def start(batches: Batches) -> Batches:
         out, _ = BipartiteCsr.open(graph).sides(relation)
         for batch in batches:
@@ -99,7 +100,7 @@ def _starts(graph: Place, relation: config.Relation, walks: config.Walks) -> Ste
     return start
 
 
-def _move(graph: Place, relation: config.Relation, walks: config.Walks, seed: int, number: int) -> Step:
+def _move(graph: Place, relation: Relation, walks: settings.Walks, seed: int, number: int) -> Step:
     """One hop of every walker; after a hop home, the restart."""
     restart_below = np.uint64(int(walks.restart_probability * 2.0**64))
 
@@ -136,8 +137,8 @@ def _hop(
 
 
 def _cut(
-    spark: SparkSession, counts: DataFrame, graph: Place, relation: config.Relation,
-    walks: config.Walks, num_nodes: int,
+    spark: SparkSession, counts: DataFrame, graph: Place, relation: Relation,
+    walks: settings.Walks, num_nodes: int,
 ) -> Rows:  # fmt: skip
     """The T highest per start, by visits times penalty descending, then index ascending."""
     score = F.col("visits")
@@ -174,7 +175,7 @@ def _pack() -> Step:
     return pack
 
 
-def _penalise(graph: Place, relation: config.Relation, walks: config.Walks) -> Step:
+def _penalise(graph: Place, relation: Relation, walks: settings.Walks) -> Step:
     def penalise(batches: Batches) -> Batches:
         csr = BipartiteCsr.open(graph)
         out, home = csr.sides(relation)

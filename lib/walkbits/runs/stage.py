@@ -14,10 +14,10 @@ from pyspark.sql import SparkSession
 
 from walkbits.arrays.mapped import files_of, open_file
 from walkbits.arrays.places import Place, place_of, remove
-from walkbits.config import Config, Section, config_hash
+from walkbits.config import Config
 from walkbits.errors import InputError, raised_by_worker
-from walkbits.progress import Figures, watched
 from walkbits.runs.collect import remove_folder
+from walkbits.runs.cost import Figures, watched
 from walkbits.runs.log import (
     PART,
     Logged,
@@ -30,6 +30,7 @@ from walkbits.runs.log import (
     record_state,
 )
 from walkbits.schemas import RUN_METRICS, TABLES
+from walkbits.settings import Section, config_hash
 from walkbits.tables.fingerprints import fingerprints_of
 from walkbits.tables.store import Store, Written, parse_output, utc_now
 
@@ -44,7 +45,7 @@ def artifacts_of(config: Config) -> Place:
 
 
 @dataclass(frozen=True)
-class Context:
+class StageRun:
     """What a stage works with: the store, the settings and the run."""
 
     store: Store
@@ -130,11 +131,11 @@ class Stage:
     name: str
     after: tuple[str, ...]
     settings: Callable[[Config], Iterable[Section | str]]
-    run: Callable[[Context], list[Written]]
-    explain: Callable[[Context], str] | None = None
+    run: Callable[[StageRun], list[Written]]
+    explain: Callable[[StageRun], str] | None = None
 
 
-def execute(context: Context, stage: Stage) -> bool:
+def execute(context: StageRun, stage: Stage) -> bool:
     """Run a stage unless its logged outputs still stand.
 
     Returns:
@@ -180,7 +181,7 @@ def execute(context: Context, stage: Stage) -> bool:
 class Parts:
     """The parts of a stage: what an attempt finished before it was killed, the next one keeps."""
 
-    def __init__(self, context: Context, stage: Stage) -> None:
+    def __init__(self, context: StageRun, stage: Stage) -> None:
         log = read_log(context.store, context.run_id)
         self._context, self._stage = context, stage.name
         self._key = stage_key(stage, context.config, context.run, log)
@@ -228,7 +229,7 @@ def _decides(output: Written) -> bool:
     return not output.output.startswith(RUN_METRICS.name)
 
 
-def _stands(context: Context, logged: Logged) -> bool:
+def _stands(context: StageRun, logged: Logged) -> bool:
     """Whether every logged output re-reads with the rows and checksum it was logged with."""
     decisive = [*filter(_decides, logged.outputs)]
     tables = [one for one in decisive if not one.output.startswith(_ARTIFACT)]
@@ -250,7 +251,7 @@ def _stands(context: Context, logged: Logged) -> bool:
     return True
 
 
-def _report(context: Context, stage: str, state: str, outputs: Iterable[Written], seconds: float) -> None:
+def _report(context: StageRun, stage: str, state: str, outputs: Iterable[Written], seconds: float) -> None:
     counted = [o for o in outputs if _decides(o)]
     rows, size = sum(o.rows for o in counted), sum(o.bytes for o in counted)
     LOG.info(

@@ -1,0 +1,344 @@
+"""One YAML per environment, checked into these models.
+
+Every field has its bounds in the type and a docstring with typical values. Unknown
+keys are refused. The same models give `--print-config` and the stage keys that decide
+whether a stage of an earlier attempt can be kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import (
+    BaseModel,
+    ByteSize,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
+
+Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+CodeBits = Annotated[int, Field(ge=64, le=4096, multiple_of=64)]
+
+
+class Section(BaseModel):
+    """Base of every section: unknown keys refused, values frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    speed_only: ClassVar[frozenset[str]] = frozenset()
+    """Fields that change no result; stage keys and fingerprints leave them out."""
+
+    def deciding(self) -> dict[str, Any]:
+        """The fields that results depend on, as JSON values."""
+        return self.model_dump(mode="json", exclude=set(self.speed_only))
+
+
+def config_hash(*sections: Section | str | int) -> str:
+    """sha256 hex of the sections' canonical JSON; settings of equal results give equal hashes."""
+    parts = [section.deciding() if isinstance(section, Section) else section for section in sections]
+    canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+class Source(Section):
+    """Where a table is read from: a path (Parquet, CSV, Delta) or a catalog table name."""
+
+    path: str | None = None
+    """File or folder. Exactly one of `path` and `table` is given."""
+    table: str | None = None
+    """Catalog table, e.g. `shop.events`."""
+    format: Literal["parquet", "csv", "delta"] = "parquet"
+    """Format of `path`. CSV needs a header line."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Source:
+        if (self.path is None) == (self.table is None):
+            raise ValueError("give exactly one of path and table")
+        return self
+
+
+class Interactions(Source):
+    """Who touched what: one row per event."""
+
+    item: str = "item_id"
+    """Column of the item's id (string or integer)."""
+    context: str = "context_id"
+    """Column of the context's id: board, user, basket."""
+    weight: str | None = None
+    """Column of a finite weight >= 0; absent means 1 per row."""
+    timestamp: str | None = None
+    """Column of the event's time. With it, rows after the end of the run's day are left out."""
+    lookback_days: PositiveInt | None = None
+    """Days of events up to and with the run's day; needs `timestamp`. Absent takes all."""
+
+    @model_validator(mode="after")
+    def _lookback_needs_time(self) -> Interactions:
+        if self.lookback_days is not None and self.timestamp is None:
+            raise ValueError("lookback_days needs timestamp")
+        return self
+
+
+class Items(Source):
+    """The item table: one row per item, features from its columns."""
+
+    item: str = "item_id"
+    """Column of the item's id."""
+    name: str | None = None
+    """Column shown to people beside the id."""
+    text: tuple[str, ...] = ()
+    """Columns of free text, hashed TF-IDF together."""
+    categorical: tuple[str, ...] = ()
+    """Columns of labels (strings or integers)."""
+    numeric: tuple[str, ...] = ()
+    """Columns of finite numbers, standardised. Nulls become the mean, NaN is bad input."""
+
+
+class Holdout(Section):
+    """Edges set aside at ingest for evaluation: one item of some contexts."""
+
+    contexts: PositiveInt = 20_000
+    """How many contexts lose one item, drawn by keyed hash."""
+    min_items: Annotated[int, Field(ge=2)] = 5
+    """Only contexts with at least this many distinct items."""
+
+
+class Ingest(Section):
+    """Rules for turning rows into a graph."""
+
+    max_quarantined: Fraction = 0.0
+    """Share of rows with null ids or unknown items that may be set aside. 0 refuses any; 0.01 is lenient."""
+    max_edge_weight: PositiveFloat = 1e6
+    """Largest summed weight of one edge; more is bad input (fixed point must not overflow)."""
+    weighted: bool = False
+    """Walk edges in proportion to their weight; otherwise all edges are equal."""
+    k_core: NonNegativeInt = 0
+    """Keep only the k-core of the graph (GraphFrames, needs its jar). 0 keeps all."""
+    holdout: Holdout | None = None
+    """Set by the evaluate job; absent in daily runs."""
+
+
+class Features(Section):
+    """Item features from columns: hashed, weighted, projected."""
+
+    text_buckets: Annotated[int, Field(ge=256, le=1 << 24)] = 1 << 18
+    """Hash space of words. 2^16 to 2^20."""
+    width: Annotated[int, Field(ge=8, le=4096)] = 128
+    """Columns of the feature vector without the numeric ones. 64 to 512."""
+
+
+class EarlyStop(Section):
+    """When a node's walks tell enough (Pixie): no more of them after 1/8, 1/4 or 1/2 of `num_walks`."""
+
+    nodes: PositiveInt = 2000
+    """n_p: so many nodes must have been visited often."""
+    visits: PositiveInt = 4
+    """n_v: what often means."""
+
+
+class Walks(Section):
+    """Importance neighborhoods by random walks (PinSage, section 3.1)."""
+
+    speed_only: ClassVar[frozenset[str]] = frozenset({"plan", "host_bytes", "block_size"})
+
+    method: Literal["sample", "push"] = "sample"
+    """sample: seeded walks. push: their distribution itself up to `push_epsilon`, without chance; dearer."""
+    push_epsilon: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.05
+    """Largest share of all visits that push may miss. 0.01 to 0.1."""
+    num_walks: Annotated[int, Field(ge=1, le=100_000)] = 100
+    """Walks from every node. 50 to 1,000."""
+    target_mass: Fraction | None = None
+    """Double `num_walks`, up to 10,000, until the neighborhoods hold this share of the exact top T's visits
+    on a sample of nodes. 0.9 to 0.98; run_metrics tells what it took. Absent walks `num_walks`."""
+    walk_length: Annotated[int, Field(ge=1, le=1000)] = 5
+    """Counted visits of one walk. 2 to 20."""
+    restart_probability: Probability = 0.0
+    """Chance to return to the start before a step. 0 to 0.5."""
+    num_neighbors: Annotated[int, Field(ge=1, le=1000)] = 50
+    """T: neighbors kept per node, by visit count. 10 to 100."""
+    popularity_penalty: Annotated[float, Field(ge=0.0, le=2.0)] = 0.0
+    """beta: the T neighbors are cut by visits / degree^beta. 0 is PinSage; 0.3 to 0.5 finds rarer ones."""
+    context_weight_exponent: Annotated[float, Field(ge=-0.5, le=0.5)] = 0.0
+    """gamma: an edge counts degree(context)^gamma times its weight. 0 to 0.3 (1 - alpha of RP3beta)."""
+    early_stop: EarlyStop | None = None
+    """Walk less from nodes whose neighborhood is clear early. Only in plan replicated."""
+    multi_source_boost: bool = False
+    """Between types, rank by (sum over the start's neighbors q of sqrt(visits by way of q))^2 (Pixie):
+    what many of a user's items lead to comes first. Only in plan replicated."""
+    plan: Literal["auto", "replicated", "sharded"] = "auto"
+    """replicated: every host maps the whole graph, no shuffle. sharded: walkers move, for graphs
+    over `host_bytes`. Equal rows from both; auto chooses by size, and --explain tells."""
+    host_bytes: Annotated[ByteSize, Field(ge=1 << 20)] = ByteSize(64 << 30)
+    """Memory of one host that the mapped graph may take, e.g. 16GiB. Half of the smallest host's."""
+    block_size: Annotated[int, Field(ge=16, le=65_536)] = 256
+    """Start nodes walked together; a block should fit the core's cache. 250 to 500."""
+
+    @model_validator(mode="after")
+    def _push_makes_no_walks(self) -> Walks:
+        sampled = {
+            "target_mass": self.target_mass is not None,
+            "early_stop": self.early_stop is not None,
+            "multi_source_boost": self.multi_source_boost,
+        }
+        named = [name for name, on in sampled.items() if on]
+        if self.method == "push" and named:
+            raise ValueError(f"method push goes without {', '.join(named)}")
+        return self
+
+
+class Model(Section):
+    """The network. PinSage's own sizes are hidden 2048, embedding 1024."""
+
+    architecture: Literal["pinsage"] = "pinsage"
+    """Which module of walkbits.models builds and trains it."""
+    pooling: Literal["importance", "mean", "max"] = "importance"
+    """How a neighborhood becomes one vector."""
+    num_layers: Annotated[int, Field(ge=1, le=8)] = 2
+    """Convolutions stacked. 1 to 3."""
+    hidden_size: Annotated[int, Field(ge=4, le=8192)] = 128
+    """m: width of the projection that is pooled."""
+    embedding_size: Annotated[int, Field(ge=4, le=4096)] = 128
+    """d: width of every layer's output and of the embedding."""
+
+
+class HardNegatives(Section):
+    """Items near a query but not among the nearest, by the visits of many walks from it (PinSage, 3.3)."""
+
+    per_pair: PositiveInt = 6
+    """Epoch n sets n - 1 of them against a pair, and no more than these. PinSage: 5."""
+    per_query: PositiveInt = 50
+    """Drawn from a query's window once; the epochs choose among them. 10 to 100."""
+    first_rank: PositiveInt = 2000
+    """Where the window of ranks begins, the most visited item being 1. PinSage: 2,000. Less for a small
+    catalogue: a query whose walks visit fewer items has none; `run_metrics` tells how many have some."""
+    last_rank: PositiveInt = 5000
+    """Where it ends. PinSage: 5,000."""
+    num_walks: Annotated[int, Field(ge=1, le=100_000)] = 10_000
+    """Walks from every query, as long as the neighborhoods'. 2,000 to 50,000."""
+
+    @model_validator(mode="after")
+    def _enough_to_choose_from(self) -> HardNegatives:
+        if self.last_rank < self.first_rank:
+            raise ValueError(f"last_rank must be at least first_rank {self.first_rank}, got {self.last_rank}")
+        if self.per_query < self.per_pair:
+            raise ValueError(f"per_query must be at least per_pair {self.per_pair}, got {self.per_query}")
+        return self
+
+
+class Training(Section):
+    """Max-margin training with shared and hard negatives on a sampled subgraph (PinSage, 3.3)."""
+
+    context_fraction: Annotated[float, Field(gt=0.0, le=1.0)] = 0.2
+    """Share of contexts whose item pairs are trained on. PinSage: 0.2."""
+    pairs_per_context: PositiveInt = 10
+    """Positive pairs drawn per sampled context, at most. 2 to 20."""
+    epochs: PositiveInt = 4
+    """Passes over the pairs."""
+    batch_size: Annotated[int, Field(ge=2)] = 2048
+    """Pairs per step. 512 to 4,096."""
+    num_negatives: PositiveInt = 500
+    """Items drawn per step and shared by its pairs. PinSage: 500."""
+    hard_negatives: HardNegatives | None = None
+    """Besides those, a few items of each pair's own, more with every epoch. Only where a host can map the
+    graph (plan replicated). Absent: none."""
+    train_neighbors: Annotated[int, Field(ge=1)] = 10
+    """Neighbors used per node while training, heaviest first. 5 to 50."""
+    margin: PositiveFloat = 0.1
+    """Delta of the max-margin loss. 0.03 to 0.5; a large one parts communities and blurs what is within."""
+    learning_rate: PositiveFloat = 1e-3
+    """Adam's step size. 3e-4 to 1e-2."""
+
+
+class Retrain(Section):
+    """When a day trains and when it takes over the model that `live` shows."""
+
+    every_days: PositiveInt = 1
+    """Days after which a model is trained anew: 1 trains every day, 7 every week."""
+    below_cosine: Fraction = 0.9
+    """Train sooner when the last published run's mean `cosine[item]` to its predecessor fell below this."""
+
+
+class Inference(Section):
+    """Layer by layer over the whole graph."""
+
+    block_size: Annotated[int, Field(ge=16, le=1 << 20)] = 960
+    """Rows of one padded model call; results do not depend on batch boundaries."""
+    cache_bytes: ByteSize | None = None
+    """Vectors of a layer that each host maps, the most referenced first, e.g. 16GiB; the rest is
+    shuffled, once per destination block. All of them when left out: no shuffle."""
+    message_dtype: Literal["fp32", "fp16"] = "fp32"
+    """Shuffled vectors: fp16 halves their bytes and rounds them to 11 bits."""
+
+
+class Lsh(Section):
+    """Bands of the code and the weak AND over them (PinSage, 3.5)."""
+
+    band_bits: Annotated[int, Field(ge=4, le=32)] = 8
+    """Bits per band. 8 to 16."""
+    probes: PositiveInt = 3
+    """Buckets looked up per band: the own one and those with the least confident bits flipped."""
+    min_bands: PositiveInt = 2
+    """theta: a candidate must match in at least this many bands."""
+
+
+class Index(Section):
+    """Codes, buckets and related items."""
+
+    code_bits: tuple[CodeBits, ...] = (64, 128, 256)
+    """Code widths to publish; buckets are built from the widest one named in `lsh_bits`."""
+    lsh_bits: CodeBits = 128
+    """The code width that bands are cut from; one of `code_bits`."""
+    lsh: Lsh = Lsh()
+    """Bands and probes."""
+    num_related: Annotated[int, Field(ge=1, le=1000)] = 20
+    """Related items published per item."""
+
+    @model_validator(mode="after")
+    def _lsh_bits_is_published(self) -> Index:
+        if self.lsh_bits not in self.code_bits:
+            raise ValueError(f"lsh_bits must be one of code_bits {self.code_bits}")
+        if self.lsh_bits % self.lsh.band_bits:
+            raise ValueError("lsh_bits must be a multiple of lsh.band_bits")
+        return self
+
+
+class Audit(Section):
+    """What must hold before a run may be published."""
+
+    max_row_drop: Fraction = 0.3
+    """Largest allowed fall of the row count against the published run."""
+    norm_tolerance: PositiveFloat = 1e-3
+    """How far an embedding's length may be from 1 (or be exactly 0)."""
+    min_cosine: Fraction = 0.5
+    """Smallest mean cosine of the items' embeddings to the published ones, while the model is the same."""
+    max_bits_flipped: Fraction = 0.25
+    """Largest mean share of code bits that differ from the published ones; again of one model."""
+    min_recall: Fraction = 0.0
+    """Smallest share of related items that share `index.lsh.min_bands` buckets with their item. 0 to 0.9."""
+    max_recall_drop: Fraction = 0.2
+    """Largest fall of that share against the published run."""
+
+
+class Maintenance(Section):
+    """What the maintain_tables job keeps."""
+
+    keep_published: PositiveInt = 3
+    """Newest publications per channel whose runs stay readable: how far a rollback can go."""
+    keep_days: NonNegativeInt = 7
+    """Days after its last state change that any run is left alone; longer than the longest run."""
+
+
+class Evaluation(Section):
+    """Offline quality: leave-one-out on contexts."""
+
+    holdout: Holdout = Holdout()
+    """What is held out."""
+    k: PositiveInt = 20
+    """Cut-off of recall and NDCG."""
+    num_neighbors: PositiveInt = 100
+    """Neighbors of the item-KNN baseline."""

@@ -1,0 +1,212 @@
+"""The stages, and what the jobs do with them: functions for a notebook or another program too.
+
+A stage module is the edge where tables are read and written; what happens between is in
+the subject packages (graph, models, inference, index).
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from dataclasses import replace
+from datetime import UTC, date, datetime
+from typing import TypedDict, Unpack
+
+from pyspark.sql import SparkSession
+
+from walkbits.config import Config
+from walkbits.runs.log import Run, find_run, is_labelled, newest_attempt, newest_state, record_state
+from walkbits.runs.pointer import check_forward, read_pointer
+from walkbits.runs.report import write_report
+from walkbits.runs.stage import Stage, StageRun, artifacts_of, execute
+from walkbits.stages import (
+    build_index,
+    build_neighborhoods,
+    infer_layers,
+    ingest_graph,
+    profile_graph,
+    train_model,
+)
+from walkbits.stages import evaluate as evaluation
+from walkbits.stages.audit_run import audit_committed
+from walkbits.stages.maintain_tables import maintain
+from walkbits.stages.publish_run import PREVIOUS, publish, roll_back
+from walkbits.tables.store import Store
+
+LOG = logging.getLogger("walkbits")
+
+DAILY: tuple[Stage, ...] = (
+    ingest_graph.STAGE,
+    build_neighborhoods.STAGE,
+    train_model.STAGE,
+    infer_layers.STAGE,
+    build_index.STAGE,
+)
+"""What a day runs before it publishes, in order."""
+
+
+def store_of(spark: SparkSession, config: Config) -> Store:
+    """The tables under the config's root."""
+    return Store(spark, config.root.rstrip("/"))
+
+
+class Day(TypedDict, total=False):
+    """Arguments of `open_day`."""
+
+    ds: date | None
+    new_attempt: bool
+    label: str | None
+
+
+class Which(TypedDict, total=False):
+    """Arguments of `existing`."""
+
+    run_id: str | None
+    ds: date | None
+    label: str | None
+
+
+STAGES: dict[str, Stage] = {stage.name: stage for stage in (*DAILY, profile_graph.STAGE)}
+
+
+def open_day(
+    spark: SparkSession,
+    config: Config,
+    *,
+    ds: date | None = None,
+    new_attempt: bool = False,
+    label: str | None = None,
+) -> StageRun:
+    """Find or open the run of the day's inputs.
+
+    A new run is recorded only after its inputs have passed every check.
+
+    Args:
+        ds: Day of the run; today in UTC if absent.
+        new_attempt: Open a further run even if these inputs have one.
+        label: Name by which later jobs of one workflow find the run.
+    """
+    store, ds = store_of(spark, config), ds or datetime.now(UTC).date()
+    inputs = ingest_graph.read_inputs(spark, config, ds)
+    fingerprint = inputs.fingerprint(config)
+    run = Run(ds, fingerprint, newest_attempt(store, ds, fingerprint))
+    if not run.attempt or (new_attempt and not is_labelled(store, run, label)):
+        ingest_graph.check_inputs(inputs, config)
+        run = replace(run, attempt=run.attempt + 1)
+        record_state(store, run, config, "created", label=label)
+    elif label is not None and not is_labelled(store, run, label):
+        record_state(store, run, config, newest_state(store, run.run_id), label=label)
+    LOG.info("run=%s ds=%s root=%s", run.run_id, ds, config.root)
+    return StageRun(store, config, run)
+
+
+def existing(
+    spark: SparkSession,
+    config: Config,
+    *,
+    run_id: str | None = None,
+    ds: date | None = None,
+    label: str | None = None,
+) -> StageRun:
+    """The run of this id or label, or the one that changed last (of a day, if given)."""
+    store = store_of(spark, config)
+    return StageRun(store, config, find_run(store, run_id, ds, label))
+
+
+def is_live(context: StageRun) -> bool:
+    """Whether the channel already shows this very run; there is nothing to do then."""
+    pointer = read_pointer(context.store, context.config.channel)
+    if pointer is None or pointer.run_id != context.run_id:
+        return False
+    LOG.info(
+        "run=%s state=published channel=%s seq=%d: nothing to do",
+        context.run_id, context.config.channel, pointer.seq,
+    )  # fmt: skip
+    return True
+
+
+def run_daily(
+    spark: SparkSession, config: Config, *, allow_rollback: bool = False, **day: Unpack[Day]
+) -> StageRun:
+    """The whole day; a day that may not be published is refused before the work.
+
+    Args:
+        allow_rollback: Publish even if the channel shows a later day.
+        **day: As for `open_day`.
+
+    Returns:
+        The run, published.
+    """
+    context = open_day(spark, config, **day)
+    if is_live(context):
+        return context
+    check_forward(read_pointer(context.store, config.channel), context.run, config.channel, allow_rollback)
+    for stage in DAILY:
+        execute(context, stage)
+    publish(context, allow_rollback)
+    return context
+
+
+def ingest(spark: SparkSession, config: Config, **day: Unpack[Day]) -> None:
+    """Open the day's run, as `open_day` does, and write its graph."""
+    context = open_day(spark, config, **day)
+    if not is_live(context):
+        execute(context, ingest_graph.STAGE)
+
+
+def run_stage(
+    spark: SparkSession, config: Config, name: str, *, explain: bool = False, **which: Unpack[Which]
+) -> None:
+    """One stage of an existing run (see `existing`), or with `explain` its plan on standard output."""
+    context, stage = existing(spark, config, **which), STAGES[name]
+    if stage.explain and explain:
+        sys.stdout.write(stage.explain(context) + "\n")
+    else:
+        execute(context, stage)
+
+
+def train(spark: SparkSession, config: Config, *, retrain: bool = False, **which: Unpack[Which]) -> None:
+    """Train, or take over the published model where the config allows it and `retrain` does not forbid it."""
+    execute(existing(spark, config, **which), train_model.ANEW if retrain else train_model.STAGE)
+
+
+def audit_run(spark: SparkSession, config: Config, **which: Unpack[Which]) -> None:
+    """Audit an existing run, without publishing it; the verdict comes with a report to open."""
+    context = existing(spark, config, **which)
+    if is_live(context):
+        return
+    try:
+        audit_committed(context, read_pointer(context.store, config.channel))
+    finally:
+        write_report(spark, context.store.root, artifacts_of(config) / "report.html")
+
+
+def publish_run(
+    spark: SparkSession, config: Config, *, allow_rollback: bool = False, **which: Unpack[Which]
+) -> None:
+    """Audit, where that is still to be done, and publish an existing run."""
+    publish(existing(spark, config, **which), allow_rollback)
+
+
+def rollback_run(spark: SparkSession, config: Config, *, run_id: str = PREVIOUS) -> None:
+    """Point the channel back at a run that was published before."""
+    roll_back(store_of(spark, config), config, run_id)
+
+
+def maintain_tables(spark: SparkSession, config: Config) -> None:
+    """Drop what no reader can need any more, and compact what grew."""
+    maintain(store_of(spark, config), config)
+
+
+def evaluate(spark: SparkSession, config: Config, **day: Unpack[Day]) -> str:
+    """The day's stages on a graph with held-out edges, then the figures as text."""
+    ingest_rules = config.ingest.model_copy(update={"holdout": config.evaluation.holdout})
+    root = f"{config.root.rstrip('/')}/_evaluation"
+    context = open_day(spark, config.model_copy(update={"ingest": ingest_rules, "root": root}), **day)
+    for stage in (*DAILY[:-1], evaluation.STAGE):
+        execute(context, stage)
+    figures = evaluation.read_figures(context)
+    queries = figures[0].queries
+    return (
+        f"{queries} queries, seed {config.seed}, run {context.run_id}\n{evaluation.figures_table(figures)}\n"
+    )
