@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 from pyspark.sql import SparkSession
-from small_data import SMALL_DATA
+from support.small_data import SMALL_DATA
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "lib"))
 
 # Workers must run this very interpreter and find the package without an installation.
 os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
-os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT / "lib"), str(ROOT)])
+os.environ["PYTHONPATH"] = os.pathsep.join(map(str, [ROOT / "lib", ROOT / "tests", ROOT]))
 os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
 os.environ.pop("SPARK_HOME", None)
 # The session gets its settings below, not from whatever folder the caller has activated.

@@ -20,9 +20,9 @@ import pytest
 if "WALKBITS_AIRFLOW" not in os.environ:
     pytest.skip("runs a whole Airflow: make test-airflow", allow_module_level=True)
 
-import week_slice as week
 from deltalake import DeltaTable
-from small_data import SMALL_DATA
+from support import week_slice as week
+from support.small_data import SMALL_DATA
 
 ROOT = Path(__file__).resolve().parents[2]
 AIRFLOW = ROOT / ".cache" / "airflow" / "bin" / "airflow"

@@ -11,9 +11,9 @@ import deltalake
 import numpy as np
 import pyarrow as pa
 import pytest
-from plain import packed
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
+from reference.plain import packed
 from walkbits.errors import EmptyInputError
 from walkbits.schemas import CODES, EMBEDDINGS, FEATURES, NEIGHBORHOODS, RELATED, REPRESENTATIONS, Table
 from walkbits.tables import parquet

@@ -10,11 +10,11 @@ from pathlib import Path
 import deltalake
 import pyarrow as pa
 import pytest
-from plain import packed, unpacked
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
+from reference.plain import packed, unpacked
 from walkbits.errors import EmptyInputError, InputError, WalkbitsError
 from walkbits.schemas import CODES, NEIGHBORHOODS, RUN_METRICS, TABLES, Table
 from walkbits.tables.rows import Rows

@@ -10,9 +10,9 @@ import time
 from pathlib import Path
 
 import pytest
-import world
 from conftest import ROOT, TEST_SETTINGS
 from pyspark.sql import SparkSession
+from support import world
 from walkbits.runs.log import find_run, logged_stages
 from walkbits.schemas import EMBEDDINGS, PUBLICATIONS, PUBLISHED
 from walkbits.tables.store import Store

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from pyspark.sql import DataFrame, SparkSession
-from walk_reference import Graph, random_graph
+from reference.walks import Graph, random_graph
 from walkbits.arrays.mapped import files_of, open_file
 from walkbits.arrays.places import Place, place_of
 from walkbits.errors import InputError

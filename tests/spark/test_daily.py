@@ -12,9 +12,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-import world
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
+from support import world
 from walkbits.arrays.mapped import files_of
 from walkbits.config import Config
 from walkbits.errors import (

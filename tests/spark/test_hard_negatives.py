@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pyspark.sql import SparkSession
-from walk_reference import random_graph
+from reference.walks import random_graph
 from walkbits.arrays.places import Place, place_of
 from walkbits.schemas import NEIGHBORHOODS
 from walkbits.settings import HardNegatives, Walks

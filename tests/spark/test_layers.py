@@ -8,15 +8,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import layers_elsewhere
 import numpy as np
 import pyarrow.compute as pc
 import pytest
 import torch
-from other_models import ARCHITECTURES, HashGnn, random_bipartite
-from parquet_layers import ParquetLayers
-from plain import Graph, algorithm_2, hub_graph, packed, random_graph
 from pyspark.sql import SparkSession
+from reference.other_models import ARCHITECTURES, HashGnn, random_bipartite
+from reference.plain import Graph, algorithm_2, hub_graph, packed, random_graph
+from support import layers_elsewhere
+from support.parquet_layers import ParquetLayers
 from walkbits.errors import InputError, WalkbitsError
 from walkbits.inference.layers import Inferred, infer
 from walkbits.models.card import Card, LoadedModel, load_model, save_model
@@ -187,7 +187,6 @@ def test_only_the_last_layers_matrices_remain(
 
 def test_workers_compute_with_one_thread(spark: SparkSession) -> None:
     def threads(batches: Any) -> Any:
-        import os
 
         import pyarrow as pa
 
@@ -327,12 +326,11 @@ def test_other_masters_and_executors_that_share_no_disk_give_the_same_bits(
     (tmp_path / "here").mkdir()
     (tmp_path / "there").mkdir()
     artifacts = tmp_path / "artifacts"
-    script = Path(layers_elsewhere.__file__)
+    where = artifacts.as_uri() if uri else artifacts
     subprocess.run(
-        [sys.executable, script, master, tmp_path / "there", artifacts.as_uri() if uri else artifacts],
+        [sys.executable, "-m", layers_elsewhere.__name__, master, tmp_path / "there", where],
         check=True,
         cwd=tmp_path,  # a local cluster writes its work folder here
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([os.environ["PYTHONPATH"], str(script.parent)])},
         timeout=300,
     )
     for budget in layers_elsewhere.BUDGETS:
@@ -348,7 +346,6 @@ def test_a_killed_worker_changes_no_bit_and_no_count(
     marker = str(tmp_path / "killed")
 
     def kill_once(batches: Any) -> Any:
-        import os
         import signal
 
         yield from batches

@@ -7,9 +7,9 @@ from pathlib import Path, PosixPath
 
 import numpy as np
 import pytest
-from plain import unpacked
 from pyspark.sql import SparkSession
-from walk_reference import neighborhood, random_graph
+from reference.plain import unpacked
+from reference.walks import neighborhood, random_graph
 from walkbits.arrays.places import place_of
 from walkbits.errors import InputError
 from walkbits.schemas import NEIGHBORHOODS

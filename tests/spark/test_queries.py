@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from plain import packed, random_rows
 from pyspark.sql import Row, SparkSession
+from reference.plain import packed, random_rows
 from walkbits import schemas
 from walkbits.index.buckets import buckets_of
 from walkbits.index.codes import encode, rotation

@@ -21,12 +21,11 @@ if "WALKBITS_STANDALONE" not in os.environ:
 
 import numpy as np
 import pyarrow.parquet as pq
-import walks_elsewhere
-import world
 from conftest import ROOT
 from deltalake import DeltaTable
-from small_data import SMALL_DATA
-from walk_reference import random_graph
+from reference.walks import random_graph
+from support import walks_elsewhere, world
+from support.small_data import SMALL_DATA
 from walkbits.walks.kernel import neighborhoods_of
 from walkbits.walks.replicated import neighborhood_batch
 
@@ -121,10 +120,8 @@ def test_a_cluster_commits_the_bits_of_local_mode(master: str, tmp_path: Path) -
 def test_a_task_and_its_speculative_copy_give_each_row_once(master: str, tmp_path: Path) -> None:
     csr = random_graph(100, 40, 300, 2, False).csr()
     csr.save(tmp_path / "graph")
-    script = Path(walks_elsewhere.__file__)
     done = subprocess.run(
-        [sys.executable, script, master, tmp_path],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([os.environ["PYTHONPATH"], str(script.parent)])},
+        [sys.executable, "-m", walks_elsewhere.__name__, master, tmp_path],
         cwd=tmp_path, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]

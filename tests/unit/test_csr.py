@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from walk_reference import Graph, random_graph
+from reference.walks import Graph, random_graph
 from walkbits.errors import InputError
 from walkbits.graph.csr import Adjacency, BipartiteCsr, read_meta
 

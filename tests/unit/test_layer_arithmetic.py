@@ -13,7 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from plain import Graph, algorithm_2, packed, random_graph
+from reference.plain import Graph, algorithm_2, packed, random_graph
 from walkbits.arrays.mapped import create_matrix
 from walkbits.errors import InputError
 from walkbits.inference.convolving import Convolve, Finish

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from plain import packed
+from reference.plain import packed
 from walkbits.arrays.mapped import create_matrix
 from walkbits.inference.plan import explained, plan_updates
 from walkbits.inference.references import (

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from walk_reference import Graph, hard_negatives, random_graph, visit_counts
+from reference.walks import Graph, hard_negatives, random_graph, visit_counts
 from walkbits import settings
 from walkbits.errors import InputError
 from walkbits.stages.train_model import mapped_graph

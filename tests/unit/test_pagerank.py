@@ -6,7 +6,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from walk_reference import Graph, random_graph
+from reference.walks import Graph, random_graph
 from walkbits.settings import Walks
 from walkbits.types import Relation
 from walkbits.walks.budget import reach_mass

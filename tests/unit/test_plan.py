@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from walk_reference import random_graph
+from reference.walks import random_graph
 from walkbits.errors import InputError
 from walkbits.settings import EarlyStop, Walks
 from walkbits.walks.plan import plan_walks

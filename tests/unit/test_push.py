@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from walk_reference import random_graph
+from reference.walks import random_graph
 from walkbits.settings import Walks
 from walkbits.types import Relation
 from walkbits.walks.exact import exact_ppr

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import walk_reference
 from hypothesis import given
 from hypothesis import strategies as st
+from reference import walks as reference
 from scipy import stats
 from walkbits.rng import draw, uniform
 
@@ -28,7 +28,7 @@ def test_golden_vectors(key: tuple[int, int, int, int], expected: int) -> None:
 
 @given(int64, int64, st.integers(0, 2**40), st.integers(0, 2**40))
 def test_equals_the_formula_in_python_integers(seed: int, node: int, walk: int, step: int) -> None:
-    expected = walk_reference.draw(seed, node, walk, step)
+    expected = reference.draw(seed, node, walk, step)
     assert int(draw(seed, node, walk, step)) == expected
     assert int(draw(seed, np.uint64(node % 2**64), walk, step)) == expected
 

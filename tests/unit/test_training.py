@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from plain import random_graph
+from reference.plain import random_graph
 from walkbits.errors import EmptyInputError, InputError, WalkbitsError
 from walkbits.models.pinsage import Hop, PinSage, max_margin_loss
 from walkbits.settings import Model, Training

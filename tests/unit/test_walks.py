@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reference.walks import Graph, neighborhood, random_graph, visit_counts
 from scipy import stats
-from walk_reference import Graph, neighborhood, random_graph, visit_counts
 from walkbits.errors import InputError
 from walkbits.graph.csr import BipartiteCsr
 from walkbits.settings import EarlyStop, Walks

@@ -1,4 +1,4 @@
-"""Walks on a cluster that copies slow tasks: `python tests/walks_elsewhere.py <master> <folder>`.
+"""Walks on a cluster that copies slow tasks: `python -m support.walks_elsewhere <master> <folder>`.
 
 Reads the graph in `<folder>/graph`, writes its neighborhoods to `<folder>/rows.parquet` and prints how
 many speculative tasks ran.
@@ -15,9 +15,10 @@ from typing import Any
 import pyarrow.parquet as pq
 from pyspark import TaskContext
 from pyspark.sql import SparkSession
-from small_data import SMALL_DATA
 from walkbits.settings import Walks
 from walkbits.walks import replicated as module
+
+from support.small_data import SMALL_DATA
 
 WALKS = Walks(num_walks=10, num_neighbors=4, restart_probability=0.1)
 SEED, PARTITIONS = 5, 4

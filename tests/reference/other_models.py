@@ -9,11 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from plain import affine, random_rows, relu, unit
 from torch import Tensor, nn
 from torch.nn import functional as F
 from walkbits.network.declaration import Dense, Input, Linear, Network, Output, Update
 from walkbits.types import NodeType
+
+from reference.plain import affine, random_rows, relu, unit
 
 Rows = list[tuple[list[int], list[int]]]
 RELATIONS = ("item_from_context", "context_from_item")

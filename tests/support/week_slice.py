@@ -1,6 +1,6 @@
 """A few days of Complete Journey, cut small: what the DAG's real run works on.
 
-python tests/week_slice.py FOLDER    writes baskets.parquet, products.parquet and config.yaml
+python -m support.week_slice FOLDER    writes baskets.parquet, products.parquet and config.yaml
 """
 
 from __future__ import annotations

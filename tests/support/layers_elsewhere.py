@@ -1,4 +1,4 @@
-"""Runs the engine in a session of its own: `python tests/layers_elsewhere.py <master> <folder> <artifacts>`.
+"""Runs the engine in a session of its own: `python -m support.layers_elsewhere <master> <folder> <artifacts>`.
 
 Writes the embeddings of a fixed small graph and model to `<folder>/<budget>.npy`. The engine's matrices
 lie in artifacts, a path or URI; no executor may map a file below a URI.
@@ -13,9 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from parquet_layers import ParquetLayers
-from plain import packed, random_graph
 from pyspark.sql import SparkSession
+from reference.plain import packed, random_graph
 from walkbits.arrays.places import Place, Remote, place_of
 from walkbits.inference import layers
 from walkbits.inference.convolving import Convolve, ConvolveBlock
@@ -23,6 +22,8 @@ from walkbits.models.card import Card, LoadedModel
 from walkbits.models.pinsage import PinSage
 from walkbits.settings import Inference, Model
 from walkbits.tables.rows import Rows, union_of
+
+from support.parquet_layers import ParquetLayers
 
 NODES = 70
 BUDGETS = {"all": None, "half": NODES * 6 * 2}

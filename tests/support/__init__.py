@@ -1,0 +1,1 @@
+"""Worlds, test sessions' settings, and the programs that tests run in a process of their own."""
