@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 from collections.abc import Iterator
@@ -16,7 +17,6 @@ from pyspark.sql import DataFrame, SparkSession
 from reference.plain import packed
 from walkbits.errors import EmptyInputError
 from walkbits.schemas import CODES, EMBEDDINGS, FEATURES, NEIGHBORHOODS, RELATED, REPRESENTATIONS, Table
-from walkbits.tables import parquet
 from walkbits.tables.delta_log import DeltaLog
 from walkbits.tables.rows import Batches, Rows
 from walkbits.tables.store import Store
@@ -124,9 +124,9 @@ def test_both_ways_of_writing_replace_what_the_other_wrote(store: Store, first: 
 
 
 def test_every_row_is_read_once_however_files_are_split(
-    store: Store, monkeypatch: pytest.MonkeyPatch
+    store: Store,
 ) -> None:
-    monkeypatch.setattr(parquet, "_SPLIT_BYTES", 700)
+    store = dataclasses.replace(store, split_bytes=700)
     rows = [(i, np.arange(8, dtype=np.float32).tobytes()) for i in range(3000)]
     frame = frame_of(store, FEATURES, {}, rows).repartition(3)
     for run in (RUN, OTHER):

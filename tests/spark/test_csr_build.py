@@ -15,7 +15,6 @@ from reference.walks import Graph, random_graph
 from walkbits.arrays.mapped import files_of, open_file
 from walkbits.arrays.places import Place, place_of
 from walkbits.errors import InputError
-from walkbits.graph import csr_build
 from walkbits.graph.csr import BipartiteCsr
 from walkbits.graph.csr_build import csr_info, write_csr
 
@@ -41,16 +40,15 @@ def hashes(folder: Place) -> dict[str, str]:
     [(False, 1, 1 << 19, False), (True, 1, 1 << 19, False), (True, 3, 25, True), (False, 7, 100, False)],
 )
 def test_equals_the_graph_built_in_memory(
-    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    spark: SparkSession, tmp_path: Path,
     weighted: bool, partitions: int, rows_per_slice: int, uri: bool,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(csr_build, "ROWS_PER_SLICE", rows_per_slice)
     folder = place_of((tmp_path / "spark").as_uri()) if uri else tmp_path / "spark"
     spark.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", "13")  # rows are cut across batches
     try:
         graph = random_graph(90, 40, 250, 1, weighted)
         edges, nodes = tables(spark, graph, partitions, shuffle=partitions)
-        info = write_csr(edges, nodes, 90, 40, folder, weighted)
+        info = write_csr(edges, nodes, 90, 40, folder, weighted, rows_per_slice)
     finally:
         spark.conf.unset("spark.sql.execution.arrow.maxRecordsPerBatch")
     graph.csr().save(tmp_path / "memory")

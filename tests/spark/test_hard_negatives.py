@@ -18,17 +18,14 @@ HARD = HardNegatives(first_rank=4, last_rank=20, num_walks=40, per_query=6)
 
 
 @pytest.mark.parametrize("per_block", [3, 256])
-def test_rows_are_those_of_one_process(
-    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, per_block: int
-) -> None:
+def test_rows_are_those_of_one_process(spark: SparkSession, tmp_path: Path, per_block: int) -> None:
     csr = random_graph(80, 20, 300, 2, True).csr()
     # one of the two below a URI, whose files are not mapped in place
     place = place_of(str(tmp_path) if per_block == 3 else tmp_path.as_uri())
     csr.save(place / "graph")
     pairs = np.random.default_rng(0).integers(0, 80, (90, 2)).astype(np.int32)
     write_training_arrays(spark, pairs, place / "training")
-    monkeypatch.setattr(arrays, "_QUERIES_PER_BLOCK", per_block)
-    arrays.write_hard_negatives(spark, place / "graph", Walks(), HARD, 5, place / "training")
+    arrays.write_hard_negatives(spark, place / "graph", Walks(), HARD, 5, place / "training", per_block)
     found = arrays.read_training_arrays(place / "training").hard_negatives
     assert found is not None
     assert found.queries.tolist() == sorted(set(pairs[:, 0].tolist()))

@@ -56,10 +56,9 @@ def test_index_is_the_rank_in_utf8_order(spark: SparkSession, ids: set[str]) -> 
     assert found == {one: rank for rank, one in enumerate(sorted(ids, key=str.encode))}
 
 
-def test_index_is_exact_across_many_buckets(spark: SparkSession, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ingest, "_IDS_PER_RANK_BUCKET", 50)
+def test_index_is_exact_across_many_buckets(spark: SparkSession) -> None:
     frame = spark.range(3000).select(F.concat(F.lit("k"), (F.col("id") * 7919) % 100003).alias("id"))
-    rows = ingest.with_index(frame, "id").collect()
+    rows = ingest.with_index(frame, "id", ids_per_bucket=50).collect()
     assert [r["id"] for r in sorted(rows, key=lambda r: r["index"])] == sorted(r["id"] for r in rows)
     assert sorted(r["index"] for r in rows) == list(range(3000))
 

@@ -16,7 +16,6 @@ from walkbits.schemas import NEIGHBORHOODS
 from walkbits.settings import Walks
 from walkbits.tables.rows import Rows
 from walkbits.types import Relation
-from walkbits.walks import replicated as module
 from walkbits.walks.kernel import neighborhoods_of
 from walkbits.walks.replicated import build_neighborhoods, weigh_by_context
 from walkbits.walks.sharded import sharded_neighborhoods
@@ -41,13 +40,11 @@ def test_rows_are_those_of_plain_python(spark: SparkSession, tmp_path: Path, rel
 
 
 @pytest.mark.parametrize("partitions", [1, 3, 17])
-def test_partitions_and_batches_change_nothing(
-    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, partitions: int
-) -> None:
+def test_partitions_and_batches_change_nothing(spark: SparkSession, tmp_path: Path, partitions: int) -> None:
     csr = random_graph(200, 40, 500, 2, False).csr()
     csr.save(tmp_path)
-    monkeypatch.setattr(module, "NODES_PER_BATCH", 7)
-    table = build_neighborhoods(spark, tmp_path, "item_from_item", WALKS, 5, partitions).to_frame()
+    rows = build_neighborhoods(spark, tmp_path, "item_from_item", WALKS, 5, partitions, nodes_per_batch=7)
+    table = rows.to_frame()
     assert table.rdd.getNumPartitions() == partitions
     rows = table.orderBy("node").collect()
     nodes = np.arange(200, dtype=np.int32)

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from pyspark import TaskContext
 from pyspark.sql import SparkSession
 from walkbits.settings import Walks
-from walkbits.walks import replicated as module
+from walkbits.walks.replicated import build_neighborhoods
 
 from support.small_data import SMALL_DATA
 
@@ -64,9 +64,14 @@ if __name__ == "__main__":
         builder = builder.config(key, value)
     session = builder.getOrCreate()
     session.sparkContext.setJobGroup("walks", "walks")
-    module.NODES_PER_BATCH = 7  # so that a small graph is cut into several tasks
-    rows = module.build_neighborhoods(
-        session, SlowOnce(folder / "graph"), "item_from_item", WALKS, SEED, PARTITIONS
+    rows = build_neighborhoods(
+        session,
+        SlowOnce(folder / "graph"),
+        "item_from_item",
+        WALKS,
+        SEED,
+        PARTITIONS,
+        nodes_per_batch=7,  # so that a small graph is cut into several tasks
     )
     pq.write_table(rows.to_frame().toArrow(), folder / "rows.parquet")
     session.sparkContext._jsc.sc().listenerBus().waitUntilEmpty()

@@ -14,8 +14,7 @@ def random_matrix(seed: int, contexts: int = 60, items: int = 25) -> np.ndarray:
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("num_neighbors", [1, 4, 100])
-def test_item_knn_is_the_cut_cosine(seed: int, num_neighbors: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(baselines, "_BLOCK", 7)
+def test_item_knn_is_the_cut_cosine(seed: int, num_neighbors: int) -> None:
     dense = random_matrix(seed)
     dense[:, 3] = 0  # an item nobody has
     length = np.sqrt(np.maximum(dense.sum(axis=0), 1))
@@ -26,7 +25,7 @@ def test_item_knn_is_the_cut_cosine(seed: int, num_neighbors: int, monkeypatch: 
         # Rounding as in the sparse code, so that mathematical ties stay ties.
         nearest = np.lexsort((np.arange(25), -np.round(row, 12)))[:num_neighbors]
         expected[item, nearest] = row[nearest]
-    found = baselines.item_knn(sparse.csr_array(dense), num_neighbors)
+    found = baselines.item_knn(sparse.csr_array(dense), num_neighbors, block=7)
     assert found.shape == (25, 25)
     np.testing.assert_allclose(found.sum(axis=1), expected.sum(axis=1), atol=1e-9)
     counts = np.diff(found.tocsr().indptr)

@@ -65,7 +65,6 @@ def test_a_matrix_takes_rows_in_any_order(
 
 def test_runs_are_written_in_whole_regions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of two writers, in pieces of any length; a write begins at a region's start, or where a run does."""
-    monkeypatch.setattr(mapped, "_REGION", 1024)
     values = np.arange(3000)
     create_array(tmp_path / "a.npy", values.shape, values.dtype)
     written: list[tuple[int, int]] = []
@@ -76,7 +75,7 @@ def test_runs_are_written_in_whole_regions(tmp_path: Path, monkeypatch: pytest.M
         return pwrite(file, data[:700], position)  # a system may write less than it is given
 
     monkeypatch.setattr(os, "pwrite", seen)
-    with ArrayWriter(tmp_path / "a.npy") as low, ArrayWriter(tmp_path / "a.npy") as high:
+    with ArrayWriter(tmp_path / "a.npy", 1024) as low, ArrayWriter(tmp_path / "a.npy", 1024) as high:
         for first, last in ((0, 5), (5, 1200), (1200, 1201), (1201, 1500)):
             low.write_run(first, values[first:last])
             high.write_run(1500 + first, values[1500 + first : 1500 + last])

@@ -123,11 +123,11 @@ class ArrayWriter:
     """Writes rows of an array by position; tasks on any host may write their own rows at once.
 
     Equal rows may be written twice, as a retried task does. Below a URI the rows are there once the
-    `with` ends without an exception.
+    `with` ends without an exception. `region` is the size in bytes of one write in place.
     """
 
-    def __init__(self, array: Place) -> None:
-        self._sink = _InPlace(array) if isinstance(array, Path) else _Part(array)
+    def __init__(self, array: Place, region: int = _REGION) -> None:
+        self._sink = _InPlace(array, region) if isinstance(array, Path) else _Part(array)
 
     def __enter__(self) -> Self:
         return self
@@ -167,14 +167,14 @@ class ArrayWriter:
 class _InPlace:
     """Rows into the one file; what follows each other is held until a region of it is whole."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, region: int) -> None:
         mapped = np.load(path, mmap_mode="r")
         self.shape, self.dtype, self._start = mapped.shape, mapped.dtype, mapped.offset
         self._row_bytes = self.dtype.itemsize * math.prod(self.shape[1:])
         # pwrite, not a mapped page: two hosts that share a page over a network file system
         # would overwrite each other's half of it.
         self._file = os.open(path, os.O_WRONLY)
-        self._held, self._end = bytearray(), 0
+        self._held, self._end, self._region = bytearray(), 0, region
 
     def put(self, nodes: I32 | I64, rows: NDArray[Any]) -> None:
         """Ascending positions, a stretch of consecutive ones at a time."""
@@ -188,13 +188,13 @@ class _InPlace:
             self._flush()
             self._end = position
         while data:
-            piece = data[: _REGION - self._end % _REGION]
-            if self._held or len(piece) < _REGION:
+            piece = data[: self._region - self._end % self._region]
+            if self._held or len(piece) < self._region:
                 self._held += piece
             else:
                 self._write(piece, self._end)
             self._end += len(piece)
-            if self._end % _REGION == 0:
+            if self._end % self._region == 0:
                 self._flush()
             data = data[len(piece) :]
 

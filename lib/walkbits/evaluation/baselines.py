@@ -8,16 +8,13 @@ from scipy import sparse
 
 from walkbits.types import F64
 
-_BLOCK = 1024
-"""Items whose similarities are computed at once."""
-
 
 def popularity(train: sparse.csr_array) -> F64:
     """Contexts of each item: fp64 [items] from a 0/1 matrix [contexts, items]."""
     return np.bincount(train.indices, minlength=train.shape[1]).astype(np.float64)
 
 
-def item_knn(train: sparse.csr_array, num_neighbors: int = 100) -> sparse.csr_array:
+def item_knn(train: sparse.csr_array, num_neighbors: int = 100, block: int = 1024) -> sparse.csr_array:
     """Cosine similarity of items over contexts, each item's nearest `num_neighbors` kept.
 
         sim(i, j) = |contexts of i and j| / sqrt(|contexts of i| |contexts of j|),  i != j
@@ -27,6 +24,7 @@ def item_knn(train: sparse.csr_array, num_neighbors: int = 100) -> sparse.csr_ar
     Args:
         train: 0/1 matrix [contexts, items].
         num_neighbors: neighbors kept per item, ties by item.
+        block: Items whose similarities are computed at once; the result does not depend on it.
 
     Returns:
         fp64 [items, items]: row i holds the neighbors of i. Scores are `train @ result.T`.
@@ -35,8 +33,8 @@ def item_knn(train: sparse.csr_array, num_neighbors: int = 100) -> sparse.csr_ar
     inverse = 1.0 / np.sqrt(np.maximum(popularity(train), 1.0))
     by_item = matrix.T.tocsr()
     kept = []
-    for start in range(0, matrix.shape[1], _BLOCK):
-        common = (by_item[start : start + _BLOCK] @ matrix).tocoo()  # [block, items]
+    for start in range(0, matrix.shape[1], block):
+        common = (by_item[start : start + block] @ matrix).tocoo()  # [block, items]
         row, item = common.row + start, common.col
         similarity = common.data * inverse[row] * inverse[item]
         other = row != item

@@ -23,8 +23,6 @@ from walkbits.schemas import CONTEXT, ITEM
 from walkbits.tables.rows import Batches, Step
 from walkbits.types import I64
 
-ROWS_PER_SLICE: Final = 1 << 19
-"""Edges one task of `write_csr` sorts and writes, about; only speed depends on it."""
 CHUNK_BYTES: Final = 1 << 28
 """What one task of `csr_info` hashes. Part of the definition of `CsrInfo.sha256`."""
 
@@ -44,6 +42,7 @@ def write_csr(
     num_contexts: int,
     folder: Place,
     weighted: bool,
+    rows_per_slice: int = 1 << 19,
 ) -> CsrInfo:
     """Build the folder on the executors, out of core; the driver sees one row per slice.
 
@@ -60,6 +59,7 @@ def write_csr(
         num_contexts: Number of contexts.
         folder: On storage that every host reaches.
         weighted: Whether to keep the weights.
+        rows_per_slice: Edges that one task sorts and writes, about; only speed depends on it.
 
     Raises:
         InputError: node ids are not exactly 0..num_items + num_contexts - 1, or a weight
@@ -68,7 +68,7 @@ def write_csr(
     spark = edges.sparkSession
     num_nodes = {ITEM: num_items, CONTEXT: num_contexts}
     num_edges = edges.count()
-    slices = {side: max(1, min(n, -(-num_edges // ROWS_PER_SLICE))) for side, n in num_nodes.items()}
+    slices = {side: max(1, min(n, -(-num_edges // rows_per_slice))) for side, n in num_nodes.items()}
     # A slice's number counts through both sides: items' slices first.
     first_slice = {ITEM: 0, CONTEXT: slices[ITEM]}
 

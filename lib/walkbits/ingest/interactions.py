@@ -16,7 +16,6 @@ from walkbits.ingest.sources import as_id, as_number, require_columns, require_i
 from walkbits.schemas import CONTEXT, ITEM, WEIGHT_SCALE
 from walkbits.settings import Holdout, Interactions
 
-_IDS_PER_RANK_BUCKET = 100_000
 _MAX_RANK_BUCKETS = 256
 
 
@@ -116,7 +115,7 @@ def check_interactions(judged: DataFrame, weight_column: str | None, max_quarant
         )
 
 
-def with_index(ids: DataFrame, column: str) -> DataFrame:
+def with_index(ids: DataFrame, column: str, ids_per_bucket: int = 100_000) -> DataFrame:
     """Add `index INT`: the exact rank of a unique text id, from 0, in UTF-8 byte order.
 
     Ids fall into buckets between boundaries drawn by hash, each bucket is ranked by
@@ -125,9 +124,10 @@ def with_index(ids: DataFrame, column: str) -> DataFrame:
 
     Args:
         ids: Unique, non-null ids in `column`, with any other columns.
+        ids_per_bucket: Ids that one task ranks, about; the ranks do not depend on it.
     """
     count = ids.count()
-    buckets = max(1, min(_MAX_RANK_BUCKETS, count // _IDS_PER_RANK_BUCKET))
+    buckets = max(1, min(_MAX_RANK_BUCKETS, count // ids_per_bucket))
     sample = ids.select(column).orderBy(F.xxhash64(column), column).limit(buckets - 1)
     boundaries = sorted((row[0] for row in sample.collect()), key=str.encode)
     bounds = F.array(*[F.lit(b) for b in boundaries]) if boundaries else F.array().cast("array<string>")

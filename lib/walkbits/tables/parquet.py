@@ -30,7 +30,8 @@ _BATCH_ROWS: Final = 3840
 """Whole blocks of the layer engine (`inference.block_size`), so that none is computed half empty."""
 _ROW_GROUP_BYTES: Final = 8 << 20
 """What a task holds of a file that it writes, still in the cache when it is written, and what splits cut."""
-_SPLIT_BYTES: Final = 128 << 20
+SPLIT_BYTES: Final = 128 << 20
+"""Most of a file that one task reads; only speed depends on it."""
 _PREFIX: Final = 32
 """Characters of a text that the table's log keeps as a bound, as Delta does."""
 
@@ -55,12 +56,12 @@ class Split:
     end: int
 
 
-def split_files(sizes: Mapping[str, int], parallelism: int) -> list[Split]:
-    """Cut files (path -> bytes) in pieces for tasks: of about 128 MB, and of less where cores would idle.
+def split_files(sizes: Mapping[str, int], parallelism: int, split_bytes: int = SPLIT_BYTES) -> list[Split]:
+    """Cut files (path -> bytes) into pieces of about `split_bytes`, and of less where cores would idle.
 
     Of few pieces each core gets two, so that no core waits long for another with one piece more.
     """
-    wanted = max(1, min(_SPLIT_BYTES, sum(sizes.values()) // (2 * max(1, parallelism))))
+    wanted = max(1, min(split_bytes, sum(sizes.values()) // (2 * max(1, parallelism))))
     splits = []
     for path, size in sizes.items():
         pieces = max(1, round(size / wanted))

@@ -32,7 +32,7 @@ from walkbits.tables.fingerprints import (
     fingerprints_of,
     row_digest,
 )
-from walkbits.tables.parquet import ReadSplits, WriteFile, WrittenFile, split_files
+from walkbits.tables.parquet import SPLIT_BYTES, ReadSplits, WriteFile, WrittenFile, split_files
 from walkbits.tables.rows import Rows, union_of
 
 _SAFE_VALUE = re.compile(r"^[A-Za-z0-9_=.-]{1,80}$")
@@ -64,10 +64,12 @@ class Store:
 
     Attributes:
         root: Folder or URI without a trailing slash.
+        split_bytes: What one task of `scan` reads, at most about.
     """
 
     spark: SparkSession
     root: str
+    split_bytes: int = SPLIT_BYTES
     _known: set[str] = field(default_factory=set, compare=False)
     _files: dict[str, _Files] = field(default_factory=dict, compare=False)
 
@@ -149,7 +151,7 @@ class Store:
             files = self._plain_files(table, _predicate({name: where[name] for name in table.partition_by}))
         if files is None:
             return Rows.of(self.read(table, **where).select(*names))
-        splits = split_files(files, self.spark.sparkContext.defaultParallelism)
+        splits = split_files(files, self.spark.sparkContext.defaultParallelism, self.split_bytes)
         within = {name: value for name, value in where.items() if name not in table.partition_by}
         numbers = self.spark.range(0, len(splits), 1, max(1, len(splits)))
         schema = StructType([table.schema[name] for name in names])

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,8 +26,6 @@ from walkbits.training.subgraphs import Neighborhoods
 
 _FEATURES, _NEIGHBORS, _VISITS, _PAIRS = (f"{n}.npy" for n in ("features", "neighbors", "visits", "pairs"))
 _QUERIES, _JOINED, _HARD = (f"{n}.npy" for n in ("queries", "joined", "hard"))
-_QUERIES_PER_BLOCK: Final = 256
-"""Queries ranked at once: 256 lists of 5,000 items with their visits are 10 MB. No result depends on it."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +91,7 @@ def write_hard_negatives(
     hard: settings.HardNegatives,
     seed: int,
     folder: Place,
+    queries_per_block: int = 256,
 ) -> None:
     """Rank items for the queries of the pairs that `write_training_arrays` wrote, on the executors.
 
@@ -104,16 +102,17 @@ def write_hard_negatives(
         hard: Number of walks, window and sample size.
         seed: Seed of the run.
         folder: That of the training arrays.
+        queries_per_block: Queries that a task ranks at once; the rows do not depend on it.
     """
     pairs = open_array(folder / _PAIRS)
     queries = np.unique(pairs[:, 0])
     save_array(folder / _QUERIES, queries)
     save_array(folder / _JOINED, Partners.of(pairs).joined)
     create_matrix(folder / _HARD, len(queries), hard.per_query, "<i4")
-    num_blocks = -(-len(queries) // _QUERIES_PER_BLOCK)
+    num_blocks = -(-len(queries) // queries_per_block)
     # four tasks per core, because blocks differ in cost
     blocks = spark.range(0, num_blocks, 1, min(4 * spark.sparkContext.defaultParallelism, num_blocks))
-    _run(blocks, _write_hard_negatives(graph, walks, hard, seed, folder))
+    _run(blocks, _write_hard_negatives(graph, walks, hard, seed, folder, queries_per_block))
 
 
 def read_training_arrays(folder: Place) -> TrainingArrays:
@@ -160,7 +159,12 @@ def _write_lists(folder: Place, width: int) -> Callable[[Batches], Batches]:
 
 
 def _write_hard_negatives(
-    graph: Place, walks: settings.Walks, hard: settings.HardNegatives, seed: int, folder: Place
+    graph: Place,
+    walks: settings.Walks,
+    hard: settings.HardNegatives,
+    seed: int,
+    folder: Place,
+    queries_per_block: int,
 ) -> Callable[[Batches], Batches]:
     def write(batches: Batches) -> Batches:
         csr = BipartiteCsr.open(graph)
@@ -169,8 +173,8 @@ def _write_hard_negatives(
         with ArrayWriter(folder / _HARD) as writer:
             for batch in batches:
                 for block in batch.column("id").to_pylist():
-                    low = block * _QUERIES_PER_BLOCK
-                    some = np.asarray(queries[low : low + _QUERIES_PER_BLOCK])
+                    low = block * queries_per_block
+                    some = np.asarray(queries[low : low + queries_per_block])
                     rows = hard_negatives_of(csr, some, partners, walks, hard, seed)
                     writer.write(np.arange(low, low + len(some)), rows)
         yield from ()

@@ -19,8 +19,6 @@ from walkbits.tables.vectors import list_array
 from walkbits.types import Relation, target_of
 from walkbits.walks.kernel import neighborhoods_of
 
-NODES_PER_BATCH: Final = 4096
-"""Nodes of one row of the task list and one Arrow batch out; results do not depend on it."""
 COLUMNS: Final = ("node", "neighbors", "visits")
 ROWS: Final = StructType([NEIGHBORHOODS.schema[name] for name in COLUMNS])
 
@@ -32,6 +30,7 @@ def build_neighborhoods(
     walks: settings.Walks,
     seed: int,
     num_partitions: int | None = None,
+    nodes_per_batch: int = 4096,
 ) -> Rows:
     """One row per node of the target type, isolated ones included.
 
@@ -43,6 +42,7 @@ def build_neighborhoods(
         seed: Seed of the run.
         num_partitions: Tasks to cut the nodes into; default four per core, because blocks
             differ in cost. The rows do not depend on it.
+        nodes_per_batch: Nodes of one Arrow batch out, and least of a task; the rows do not depend on it.
 
     Returns:
         node, neighbors, visits as in schemas.NEIGHBORHOODS.
@@ -52,10 +52,10 @@ def build_neighborhoods(
     """
     meta = read_meta(graph)
     num_nodes = meta["num_items"] if target_of(relation) == ITEM else meta["num_contexts"]
-    num_blocks = -(-num_nodes // NODES_PER_BATCH)
+    num_blocks = -(-num_nodes // nodes_per_batch)
     partitions = num_partitions or 4 * spark.sparkContext.defaultParallelism
     blocks = spark.range(0, num_blocks, 1, max(1, min(partitions, num_blocks)))
-    return Rows.of(blocks).then(_walk_blocks(graph, relation, walks, seed, num_nodes), ROWS)
+    return Rows.of(blocks).then(_walk_blocks(graph, relation, walks, seed, num_nodes, nodes_per_batch), ROWS)
 
 
 def weigh_by_context(edges: DataFrame, gamma: float, weighted: bool) -> DataFrame:
@@ -80,13 +80,15 @@ def weigh_by_context(edges: DataFrame, gamma: float, weighted: bool) -> DataFram
     )
 
 
-def _walk_blocks(graph: Place, relation: Relation, walks: settings.Walks, seed: int, num_nodes: int) -> Step:
+def _walk_blocks(
+    graph: Place, relation: Relation, walks: settings.Walks, seed: int, num_nodes: int, nodes_per_batch: int
+) -> Step:
     def walk(batches: Batches) -> Batches:
         csr = BipartiteCsr.open(graph)
         for batch in batches:
             for block in batch.column("id").to_pylist():
-                low = block * NODES_PER_BATCH
-                nodes = np.arange(low, min(low + NODES_PER_BATCH, num_nodes), dtype=np.int32)
+                low = block * nodes_per_batch
+                nodes = np.arange(low, min(low + nodes_per_batch, num_nodes), dtype=np.int32)
                 found = neighborhoods_of(csr, relation, nodes, walks, seed)
                 yield neighborhood_batch(nodes, *found)
 
