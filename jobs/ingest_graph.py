@@ -1,4 +1,4 @@
-"""Read interactions and items, check them, and write the graph of a new run."""
+"""Read interactions and items, check them, and write graph and features of a new run."""
 
 from __future__ import annotations
 

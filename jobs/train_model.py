@@ -15,7 +15,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_run_flags(parser)
     parser.add_argument(
         "--retrain", action=argparse.BooleanOptionalAction, default=False,
-        help="train even where retrain.every_days would take over the published model",
+        help="train where retrain.every_days took over the published model, on features computed anew",
     )  # fmt: skip
     return parser
 

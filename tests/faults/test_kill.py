@@ -58,7 +58,7 @@ def test_a_job_killed_in_a_stage_resumes_and_publishes_whole(spark: SparkSession
     store = Store(spark, str(tmp_path / "root"))
     run_id = find_run(store, None).run_id
     before = logged_stages(store, run_id)
-    assert [*before] == ["build_neighborhoods", "ingest_graph", "train_model"]
+    assert [*before] == ["build_features", "build_neighborhoods", "ingest_graph", "train_model"]
     assert not store.exists(PUBLICATIONS)
 
     again = submit(config, tmp_path / "again.log")

@@ -235,11 +235,11 @@ def test_a_tampered_output_is_rebuilt(day: Job, tmp_path: Path) -> None:
     context = copy_of(day, tmp_path)
     shutil.rmtree(context.store.path(PUBLICATIONS))  # a published run would be refused
     whole = context.store.fingerprint(TABLES["features"], context.run_id)
-    assert not execute(context, daily.DAILY[0])
+    assert not execute(context, daily.DAILY[1])
     day.spark.sql(f"DELETE FROM delta.`{context.store.path(TABLES['features'])}` WHERE node_id = 3")
-    assert execute(context, daily.DAILY[0])
+    assert execute(context, daily.DAILY[1])
     assert context.store.fingerprint(TABLES["features"], context.run_id) == whole
-    assert not execute(context, daily.DAILY[0])
+    assert not execute(context, daily.DAILY[1])
 
 
 def test_a_damaged_or_missing_model_is_refused(day: Job, tmp_path: Path) -> None:
@@ -327,7 +327,7 @@ def test_a_stage_without_its_run_says_what_to_do(spark: SparkSession, tmp_path: 
     daily.open_day(job.spark, job.config, ds=job.ds)
     with pytest.raises(
         InputError,
-        match=r"stages \['ingest_graph', 'build_neighborhoods', 'train_model'\] must have finished",
+        match=r"stages \['ingest_graph', 'build_features', 'build_neighborhoods', 'train_model'\] must",
     ):
         run_stage(job, "infer_layers")
 
@@ -361,6 +361,6 @@ def test_stage_log_names_every_output(day: Job) -> None:
     assert [*logged] == sorted([*(s.name for s in daily.DAILY), "audit_run", "publish_run"])
     outputs = {o.output for one in logged.values() for o in one.outputs}
     assert {"nodes", "edges", "features", "neighborhoods/relation=item_from_item", "artifacts/graph",
-            "artifacts/model", "representations/layer=1", "embeddings", "codes", "lsh_buckets", "related"} <= outputs  # fmt: skip
+            "artifacts/feature_space", "artifacts/model", "representations/layer=1", "embeddings", "codes", "lsh_buckets", "related"} <= outputs  # fmt: skip
     seconds = day.store.read(STAGE_LOG, run_id=run_id).agg(F.min("seconds")).collect()[0][0]
     assert seconds > 0

@@ -266,3 +266,14 @@ def test_pool_and_combine_must_fit() -> None:
         Update(**(fields | {"combine": "average"}))
     with pytest.raises(ValidationError, match="count must be given"):
         Input(source="ids", width=3)
+
+
+def test_the_feature_space_travels_with_the_model(tmp_path: Path) -> None:
+    save(tmp_path / "a", feature_space=b"a space")
+    copy_model(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "b" / "feature_space.safetensors").read_bytes() == b"a space"
+    assert load_model(tmp_path / "b").card.feature_space == hashlib.sha256(b"a space").hexdigest()
+    save(tmp_path / "c")
+    copy_model(tmp_path / "c", tmp_path / "d")
+    assert load_model(tmp_path / "d").card.feature_space is None
+    assert not (tmp_path / "d" / "feature_space.safetensors").exists()

@@ -10,7 +10,6 @@ no matrix is stored and a new item's vector needs no other item's.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -21,28 +20,16 @@ from scipy import sparse
 
 from walkbits.errors import InputError
 from walkbits.ingest.sources import as_id, as_number, require_columns, require_id
+from walkbits.ingest.space import FeatureSpace
 from walkbits.rng import draw
 from walkbits.settings import Features, Items, config_hash
 from walkbits.tables.rows import Batches
 from walkbits.tables.vectors import binary_array
+from walkbits.types import F64
 
 _TOKEN_PATTERN = "[^\\p{L}\\p{N}]+"
 _SIGN_STREAM = 0x5349474E
 _LOG_DEGREE = "log_degree"
-
-
-@dataclass(frozen=True)
-class FeatureSpace:
-    """What was learned from one run's items and is needed to embed an item.
-
-    Attributes:
-        idf: fp64 [text_buckets], smoothed inverse document frequency per bucket.
-        means, scales: fp64 [numeric columns], for standardising.
-    """
-
-    idf: NDArray[np.float64]
-    means: NDArray[np.float64]
-    scales: NDArray[np.float64]
 
 
 def feature_width(features: Features, items: Items) -> int:
@@ -140,8 +127,10 @@ def hashed(items: DataFrame, features: Features) -> DataFrame:
     return items.withColumn("buckets", F.array_sort(bucket)).drop("tokens")
 
 
-def learn(items: DataFrame, degrees: DataFrame, features: Features, num_numbers: int) -> FeatureSpace:
-    """Document frequencies and the numeric columns' mean and deviation.
+def learn(
+    items: DataFrame, degrees: DataFrame, features: Features, num_numbers: int, seed: int
+) -> FeatureSpace:
+    """Document frequencies as `idf` fp64 [text_buckets]; `means`, `scales` fp64 [numeric columns + 1].
 
     Sums are decimal, so they do not depend on row order. What comes to the driver is as
     long as the hash space, not as the catalogue.
@@ -168,7 +157,7 @@ def learn(items: DataFrame, degrees: DataFrame, features: Features, num_numbers:
     squares = [(c - F.lit(float(m))) * (c - F.lit(float(m))) for c, m in zip(columns, means, strict=True)]
     var_row = numbers.agg(*[(F.sum(s.cast(exact)) / F.count(s)).cast("double") for s in squares]).first()
     deviation = np.sqrt(np.array([value or 0.0 for value in var_row or []]))
-    return FeatureSpace(idf, means, np.where(deviation > 0, deviation, 1.0))
+    return FeatureSpace(seed, {"idf": idf, "means": means, "scales": np.where(deviation > 0, deviation, 1.0)})
 
 
 def _numbers(num_numbers: int) -> Column:
@@ -179,7 +168,7 @@ def _numbers(num_numbers: int) -> Column:
 
 
 def vectors(
-    items: DataFrame, degrees: DataFrame, space: FeatureSpace, features: Features, num_numbers: int, seed: int
+    items: DataFrame, degrees: DataFrame, space: FeatureSpace, features: Features, num_numbers: int
 ) -> DataFrame:
     """(item_id STRING, features BINARY): one fp32 little-endian vector per item."""
     numeric = items.join(degrees, "item_id", "left").select("item_id", "buckets", _numbers(num_numbers))
@@ -187,15 +176,17 @@ def vectors(
     width = features.width
 
     def embed(batches: Batches) -> Batches:
+        learned = shared.value.learned
         for batch in batches:
             tokens = batch.column("buckets")
             table = np.array(
                 batch.column("numbers").flatten().to_numpy(zero_copy_only=False), dtype=np.float64
             )
             projected = project(
-                tokens.flatten().to_numpy(), _lengths(tokens), shared.value.idf, width, seed
+                tokens.flatten().to_numpy(), _lengths(tokens), learned["idf"], width, shared.value.seed
             )  # [rows, width]
-            standard = standardise(table.reshape(len(batch), -1), shared.value)  # [rows, numbers + 1]
+            numbers = table.reshape(len(batch), -1)  # [rows, numbers + 1]
+            standard = standardise(numbers, learned["means"], learned["scales"])
             whole = np.hstack([projected, standard]).astype("<f4")  # [rows, feature_width]
             yield pa.RecordBatch.from_arrays(
                 [batch.column("item_id"), binary_array(whole)], names=["item_id", "features"]
@@ -233,9 +224,9 @@ def signs(buckets: NDArray[np.int32], width: int, seed: int) -> NDArray[np.float
     return bits.reshape(len(buckets), 64 * num_words)[:, :width].astype(np.float64) * 2.0 - 1.0
 
 
-def standardise(numbers: NDArray[np.float64], space: FeatureSpace) -> NDArray[np.float64]:
+def standardise(numbers: F64, means: F64, scales: F64) -> F64:
     """(x - mean) / deviation, a null (NaN here) taken as the mean. [rows, columns]"""
-    return np.where(np.isnan(numbers), 0.0, (numbers - space.means) / space.scales)
+    return np.where(np.isnan(numbers), 0.0, (numbers - means) / scales)
 
 
 def _lengths(lists: pa.ListArray) -> NDArray[np.int64]:

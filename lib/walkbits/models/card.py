@@ -16,8 +16,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as parse_safetensors
 from safetensors.numpy import save as safetensors_bytes
 
-from walkbits.arrays.places import Place, read_bytes, write_bytes
+from walkbits.arrays.places import Place, exists, read_bytes, write_bytes
 from walkbits.errors import ModelError
+from walkbits.ingest.space import SPACE_FILE, space_id
 from walkbits.network.declaration import Network
 from walkbits.settings import Section
 from walkbits.types import F32
@@ -41,6 +42,8 @@ class Card(Section):
     """What the engine runs."""
     feature_schema: Sha256
     """Hash of the layout of the feature vectors; inference must read the same one."""
+    feature_space: Sha256 | None = None
+    """sha256 of the folder's feature space (ingest.space); None where the model was trained without one."""
     config_hash: Sha256
     """Hash of the settings the model was trained with."""
     data_run: str = Field(max_length=64)
@@ -70,13 +73,17 @@ def save_model(
     weights: Mapping[str, F32],
     *,
     feature_schema: str,
+    feature_space: bytes | None = None,
     config_hash: str,
     data_run: str,
     metrics: Mapping[str, float],
 ) -> Card:
-    """Write `weights.safetensors`, then `card.json`: a folder with a card is complete.
+    """Write weights and feature space, then `card.json`: a folder with a card is complete.
 
     Equal weights give equal bytes and so an equal model version.
+
+    Args:
+        feature_space: Its file, as `ingest.space` makes it.
 
     Raises:
         ModelError: weights that do not fit the network, or are not finite.
@@ -86,12 +93,15 @@ def save_model(
     card = Card(
         network=network,
         feature_schema=feature_schema,
+        feature_space=None if feature_space is None else space_id(feature_space),
         config_hash=config_hash,
         data_run=data_run,
         metrics=dict(metrics),
         weights_sha256=hashlib.sha256(data).hexdigest(),
     )
     write_bytes(folder / WEIGHTS_FILE, data)
+    if feature_space is not None:
+        write_bytes(folder / SPACE_FILE, feature_space)
     write_bytes(folder / CARD_FILE, (card.model_dump_json(indent=2) + "\n").encode())
     return card
 
@@ -102,7 +112,8 @@ def copy_model(source: Place, target: Place) -> None:
     Raises:
         OSError: a file is missing.
     """
-    for name in (WEIGHTS_FILE, CARD_FILE):
+    space = [SPACE_FILE] if exists(source / SPACE_FILE) else []
+    for name in (WEIGHTS_FILE, *space, CARD_FILE):
         write_bytes(target / name, read_bytes(source / name))
 
 

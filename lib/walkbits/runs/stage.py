@@ -135,8 +135,11 @@ class Stage:
     explain: Callable[[StageRun], str] | None = None
 
 
-def execute(context: StageRun, stage: Stage) -> bool:
+def execute(context: StageRun, stage: Stage, again: bool = False) -> bool:
     """Run a stage unless its logged outputs still stand.
+
+    Args:
+        again: Run it even then.
 
     Returns:
         Whether work was done.
@@ -148,7 +151,8 @@ def execute(context: StageRun, stage: Stage) -> bool:
     done = logged_stages(context.store, context.run_id)
     key = stage_key(stage, context.config, context.run, done)
     earlier = done.get(stage.name)
-    if earlier is not None and earlier.stage_key == key and _stands(context, earlier):
+    standing = earlier is not None and earlier.stage_key == key and not again
+    if earlier is not None and standing and _stands(context, earlier):
         _report(context, stage.name, "kept", earlier.outputs, 0.0)
         return False
     if is_published(context.store, context.run_id):

@@ -13,7 +13,7 @@ from walkbits.runs.pointer import Pointer
 from walkbits.runs.stage import StageRun
 from walkbits.schemas import PUBLISHED
 from walkbits.settings import config_hash
-from walkbits.stages.train_model import MODEL
+from walkbits.stages.reuse import MODEL
 from walkbits.tables.store import Written
 
 LOG = logging.getLogger("walkbits")

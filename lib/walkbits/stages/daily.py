@@ -20,11 +20,13 @@ from walkbits.runs.pointer import check_forward, read_pointer
 from walkbits.runs.report import write_report
 from walkbits.runs.stage import Stage, StageRun, artifacts_of, execute
 from walkbits.stages import (
+    build_features,
     build_index,
     build_neighborhoods,
     infer_layers,
     ingest_graph,
     profile_graph,
+    reuse,
     train_model,
 )
 from walkbits.stages import evaluate as evaluation
@@ -37,6 +39,7 @@ LOG = logging.getLogger("walkbits")
 
 DAILY: tuple[Stage, ...] = (
     ingest_graph.STAGE,
+    build_features.STAGE,
     build_neighborhoods.STAGE,
     train_model.STAGE,
     infer_layers.STAGE,
@@ -148,10 +151,11 @@ def run_daily(
 
 
 def ingest(spark: SparkSession, config: Config, **day: Unpack[Day]) -> None:
-    """Open the day's run, as `open_day` does, and write its graph."""
+    """Open the day's run, as `open_day` does, and write its graph and features."""
     context = open_day(spark, config, **day)
     if not is_live(context):
         execute(context, ingest_graph.STAGE)
+        execute(context, build_features.STAGE)
 
 
 def run_stage(
@@ -166,8 +170,16 @@ def run_stage(
 
 
 def train(spark: SparkSession, config: Config, *, retrain: bool = False, **which: Unpack[Which]) -> None:
-    """Train, or take over the published model where the config allows it and `retrain` does not forbid it."""
-    execute(existing(spark, config, **which), train_model.ANEW if retrain else train_model.STAGE)
+    """Train, or take over the published model where that was decided when the features were computed.
+
+    Args:
+        retrain: Train in any case, on features computed anew.
+        **which: As for `existing`.
+    """
+    context = existing(spark, config, **which)
+    if retrain and reuse.decided(context) is not None:
+        execute(context, build_features.ANEW, again=True)
+    execute(context, train_model.STAGE)
 
 
 def audit_run(spark: SparkSession, config: Config, **which: Unpack[Which]) -> None:

@@ -20,11 +20,12 @@ from walkbits.inference.external_ids import ExternalIds
 from walkbits.inference.layers import infer
 from walkbits.inference.plan import explained, plan_updates
 from walkbits.ingest.features import feature_schema_hash
+from walkbits.ingest.space import read_space, space_id
 from walkbits.models.card import LoadedModel, load_model
 from walkbits.runs.stage import Parts, Stage, StageRun
 from walkbits.schemas import CONTEXT, EMBEDDINGS, FEATURES, ITEM, NEIGHBORHOODS, NODES, REPRESENTATIONS
 from walkbits.stages.build_neighborhoods import num_nodes
-from walkbits.stages.train_model import MODEL
+from walkbits.stages.reuse import MODEL, SPACE
 from walkbits.tables.rows import Batches, Rows
 from walkbits.tables.store import Store, Written
 from walkbits.types import NodeType, Relation
@@ -115,7 +116,7 @@ def load_run_model(context: StageRun) -> LoadedModel:
     """The run's own model.
 
     Raises:
-        ModelError: it is missing, damaged, or reads features of another layout.
+        ModelError: it is missing, damaged, or reads features of another layout or space.
     """
     folder = context.artifacts(MODEL)
     model = load_model(folder)
@@ -125,6 +126,13 @@ def load_run_model(context: StageRun) -> LoadedModel:
             f"model '{folder}': feature schema must be {expected[:12]}, got "
             f"{model.card.feature_schema[:12]}; train it again on this configuration's features"
         )
+    if model.card.feature_space is not None:
+        space = space_id(read_space(context.artifacts(SPACE)))
+        if model.card.feature_space != space:
+            raise ModelError(
+                f"model '{folder}': feature space must be {space[:12]}, got {model.card.feature_space[:12]}; "
+                "the run's features were computed in another space: train again with --retrain"
+            )
     return model
 
 
@@ -166,7 +174,7 @@ class _Name:
 
 STAGE = Stage(
     name="infer_layers",
-    after=("ingest_graph", "build_neighborhoods", "train_model"),
+    after=("ingest_graph", "build_features", "build_neighborhoods", "train_model"),
     settings=lambda config: (config.inference,),
     run=run,
     explain=explain,

@@ -1,4 +1,4 @@
-"""Stage `ingest_graph`: the caller's tables to nodes, edges, features (and quarantine)."""
+"""Stage `ingest_graph`: the caller's tables to nodes and edges (and quarantine)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from walkbits.ingest import interactions as ingest
 from walkbits.ingest.sources import read_source
 from walkbits.runs.log import inputs_fingerprint
 from walkbits.runs.stage import Stage, StageRun
-from walkbits.schemas import EDGES, FEATURES, HOLDOUT, ITEM, NODES, QUARANTINE
+from walkbits.schemas import EDGES, HOLDOUT, NODES, QUARANTINE
 from walkbits.tables.store import Written
 
 
@@ -93,7 +93,6 @@ def run(context: StageRun) -> list[Written]:
         written.append(store.write(EDGES, indexed, run_id))
         nodes = ingest.nodes_of(items, contexts, indexed, items.count())
         written.append(store.write(NODES, nodes, run_id))
-    written.append(_write_features(context, inputs.items))
     set_aside = judged.where(F.col("reason").isNotNull())
     set_aside = set_aside.select(F.lit("interactions").alias("source"), "reason", "row")
     return [*written, store.write(QUARANTINE, set_aside, run_id, allow_empty=True)]
@@ -106,25 +105,9 @@ def _kept(stack: ExitStack, frame: DataFrame) -> DataFrame:
     return kept
 
 
-def _write_features(context: StageRun, items: DataFrame) -> Written:
-    """Features of all items, keyed by the committed node ids."""
-    config, store = context.config, context.store
-    numbers = len(config.items.numeric)
-    nodes = store.read(NODES, run_id=context.run_id).where(F.col("node_type") == ITEM)
-    degrees = nodes.select(F.col("external_id").alias("item_id"), "node_id", "degree")
-    tokens = features.hashed(items, config.features)
-    space = features.learn(tokens, degrees, config.features, numbers)
-    embedded = features.vectors(tokens, degrees, space, config.features, numbers, config.seed)
-    return store.write(FEATURES, embedded.join(degrees.drop("degree"), "item_id", "inner"), context.run_id)
-
-
 STAGE = Stage(
     name="ingest_graph",
     after=(),
-    settings=lambda config: (
-        config.ingest,
-        config.features,
-        str(sorted(config.items.model_dump(include={"text", "categorical", "numeric"}).items())),
-    ),
+    settings=lambda config: (config.ingest,),
     run=run,
 )

@@ -14,7 +14,7 @@ from walkbits.runs.pointer import check_forward, flip, published_before, read_po
 from walkbits.runs.stage import StageRun
 from walkbits.schemas import PUBLICATIONS, PUBLISHED
 from walkbits.stages.audit_run import audit_committed
-from walkbits.stages.train_model import MODEL
+from walkbits.stages.reuse import MODEL
 from walkbits.tables.store import Store, Written
 
 LOG = logging.getLogger("walkbits")

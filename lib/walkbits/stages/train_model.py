@@ -1,28 +1,24 @@
 """Stage `train_model`: a sampled subgraph as mapped arrays, a trained model as a folder.
 
-With `retrain.every_days` above 1 a day takes over the published model, until it is that old or
-the embeddings have drifted; runs then depend on what was published before them.
+`stages.reuse` decides whether a day trains or takes over the published model.
 """
 
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
-from datetime import UTC, datetime
 
 import numpy as np
-from pyspark.sql import functions as F
 
 from walkbits.arrays.places import Place
-from walkbits.errors import InputError, ModelError
+from walkbits.errors import InputError
 from walkbits.graph.csr import read_meta
 from walkbits.ingest.features import feature_schema_hash, feature_width
+from walkbits.ingest.space import read_space
 from walkbits.models import relations_of
 from walkbits.models.card import Card, copy_model, load_model, save_model
-from walkbits.runs.log import metric
 from walkbits.runs.stage import Stage, StageRun
-from walkbits.schemas import EDGES, FEATURES, ITEM, LIVE, NEIGHBORHOODS, PUBLICATIONS
-from walkbits.settings import config_hash
+from walkbits.schemas import EDGES, FEATURES, ITEM, NEIGHBORHOODS
+from walkbits.stages import reuse
 from walkbits.stages.build_neighborhoods import GRAPH, num_nodes
 from walkbits.tables.store import Written
 from walkbits.training.arrays import read_training_arrays, write_hard_negatives, write_training_arrays
@@ -31,54 +27,20 @@ from walkbits.walks.plan import plan_walks
 
 LOG = logging.getLogger("walkbits")
 
-MODEL = "model"
-
 
 def run(context: StageRun) -> list[Written]:
-    """The published model where it may serve another day, else a new one."""
-    donor = reusable(context)
-    return train_anew(context) if donor is None else take_over(context, donor)
-
-
-def reusable(context: StageRun) -> str | None:
-    """The run whose model `live` shows, if `config.retrain` lets this run use it.
-
-    It must be younger than `every_days`, made by the same settings for the same features, and the
-    last publication must not have drifted below `below_cosine`.
-    """
-    config, store, run = context.config, context.store, context.run
-    if config.retrain.every_days == 1:
-        return None
-    live = store.read(PUBLICATIONS).where((F.col("channel") == LIVE) & (F.col("ds") <= F.lit(run.ds)))
-    published = live.orderBy(F.desc("seq")).first()
-    if published is None or published["run_id"] == run.run_id:
-        return None
-    try:
-        card = load_model(context.artifacts(MODEL, published["run_id"])).card
-    except ModelError as error:
-        LOG.info("stage=%s run=%s training: %s", STAGE.name, run.run_id, error)
-        return None
-    age = (run.ds - datetime.strptime(card.data_run[:8], "%Y%m%d").replace(tzinfo=UTC).date()).days
-    same = (card.feature_schema, card.config_hash) == (
-        feature_schema_hash(config.features, config.items),
-        config_hash(config.model, config.training, config.seed),
-    )
-    cosine = metric(store, published["run_id"], "audit_run", "cosine[item]")
-    drifted = cosine is not None and cosine < config.retrain.below_cosine
-    LOG.info(
-        "stage=%s run=%s published=%s model_age_days=%d same_settings=%s cosine=%s",
-        STAGE.name, run.run_id, published["run_id"], age, same, cosine,
-    )  # fmt: skip
-    return published["run_id"] if same and not drifted and age < config.retrain.every_days else None
+    """The published model where the run was decided to reuse it, else a new one."""
+    donor = reuse.decided(context)
+    return _train(context) if donor is None else take_over(context, donor)
 
 
 def take_over(context: StageRun, donor: str) -> list[Written]:
     """Copy a run's model to this run."""
-    folder = context.artifacts(MODEL)
-    copy_model(context.artifacts(MODEL, donor), folder)
+    folder = context.artifacts(reuse.MODEL)
+    copy_model(context.artifacts(reuse.MODEL, donor), folder)
     card = load_model(folder).card
     context.measure({"reused": (1.0, "bool")})
-    return [context.artifact_written(MODEL, num_parameters(card))]
+    return [context.artifact_written(reuse.MODEL, num_parameters(card))]
 
 
 def num_parameters(card: Card) -> int:
@@ -86,7 +48,7 @@ def num_parameters(card: Card) -> int:
     return sum(int(np.prod(shape)) for shape in card.network.tensors().values())
 
 
-def train_anew(context: StageRun) -> list[Written]:
+def _train(context: StageRun) -> list[Written]:
     """Train on the run's own graph and save weights and card."""
     # torch takes seconds to load: the one stage that needs it pays, and only on a day that trains
     from walkbits.training.loop import train
@@ -114,14 +76,15 @@ def train_anew(context: StageRun) -> list[Written]:
             lambda line: LOG.info("stage=%s run=%s %s", STAGE.name, run_id, line), arrays.hard_negatives,
         )  # fmt: skip
     card = save_model(
-        context.artifacts(MODEL), trained.network, trained.weights,
+        context.artifacts(reuse.MODEL), trained.network, trained.weights,
         feature_schema=feature_schema_hash(config.features, config.items),
-        config_hash=config_hash(config.model, config.training, config.seed),
+        feature_space=read_space(context.artifacts(reuse.SPACE)),
+        config_hash=reuse.training_hash(config),
         data_run=run_id,
         metrics=trained.metrics,
     )  # fmt: skip
     context.measure({name: (value, "") for name, value in trained.metrics.items()})
-    return [context.artifact_written(MODEL, num_parameters(card))]
+    return [context.artifact_written(reuse.MODEL, num_parameters(card))]
 
 
 def mapped_graph(context: StageRun) -> Place:
@@ -144,10 +107,7 @@ def mapped_graph(context: StageRun) -> Place:
 
 STAGE = Stage(
     name="train_model",
-    after=("ingest_graph", "build_neighborhoods"),
+    after=("ingest_graph", "build_features", "build_neighborhoods"),
     settings=lambda config: (config.model, config.training),
     run=run,
 )
-
-ANEW = replace(STAGE, run=train_anew)
-"""The same stage for those who want a new model whatever the config says."""
