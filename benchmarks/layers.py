@@ -25,22 +25,25 @@ from typing import Final
 
 import numpy as np
 import pyarrow as pa
+import torch
 from measure import Figures, PeakMemory, drop_files, seconds
 from numpy.typing import NDArray
 from pyspark.sql import functions as F
 from walkbits.inference.layers import infer
 from walkbits.inference.references import References, open_slots
+from walkbits.models.base import Shapes
 from walkbits.models.card import Card, LoadedModel
 from walkbits.models.pinsage import PinSage
 from walkbits.rng import draw, uniform
 from walkbits.runs.cost import cost, spark_stages
 from walkbits.schemas import EMBEDDINGS, FEATURES, NEIGHBORHOODS, NODES, REPRESENTATIONS
 from walkbits.session import get_session
-from walkbits.settings import Inference, Model
+from walkbits.settings import Inference
 from walkbits.stages.infer_layers import item_features, neighborhoods, with_external_ids
 from walkbits.tables.rows import Rows
 from walkbits.tables.store import Store
 from walkbits.tables.vectors import binary_array, float_lists, read_lists, read_vectors
+from walkbits.training.module import Module
 
 WIDTH: Final = 128
 T: Final = 50
@@ -106,13 +109,14 @@ def write_tables(store: Store, num_nodes: int, run_id: str) -> None:
 
 def model() -> LoadedModel:
     """PinSage with fixed weights."""
-    module = PinSage(WIDTH, Model(hidden_size=WIDTH, embedding_size=WIDTH), 0)
+    network = PinSage(hidden_size=WIDTH, embedding_size=WIDTH).network(Shapes({"item": 1}, {"item": WIDTH}))
+    module = Module(network, 0, torch.device("cpu"))
     digest = "0" * 64
     card = Card(
-        network=module.network, feature_schema=digest, config_hash=digest, data_run="", metrics={},
+        network=network, feature_schema=digest, config_hash=digest, data_run="", metrics={},
         weights_sha256=digest,
     )  # fmt: skip
-    return LoadedModel(card, {name: tensor.numpy() for name, tensor in module.state_dict().items()})
+    return LoadedModel(card, {name: tensor.detach().numpy() for name, tensor in module.weights.items()})
 
 
 def limit(num_nodes: int, runs: int) -> dict[str, float]:

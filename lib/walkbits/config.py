@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from pydantic import Field, NonNegativeInt
+from typing import Annotated
 
+from pydantic import BeforeValidator, Field, NonNegativeInt, SerializeAsAny
+
+from walkbits.models import DEFAULT, architectures, parse_model
+from walkbits.models.base import ModelSettings
 from walkbits.settings import (
     Audit,
     Evaluation,
@@ -14,7 +18,6 @@ from walkbits.settings import (
     Interactions,
     Items,
     Maintenance,
-    Model,
     Retrain,
     Section,
     Training,
@@ -42,7 +45,10 @@ class Config(Section):
     ingest: Ingest = Ingest()
     features: Features = Features()
     walks: Walks = Walks()
-    model: Model = Model()
+    model: Annotated[SerializeAsAny[ModelSettings], BeforeValidator(parse_model)] = Field(
+        default_factory=lambda: architectures()[DEFAULT].model_validate({})
+    )
+    """One of walkbits.models, by its `architecture`; conf/models/ has a file for each."""
     training: Training = Training()
     retrain: Retrain = Retrain()
     inference: Inference = Inference()

@@ -203,6 +203,7 @@ EMBEDDINGS = Table(
         NODE_ID,
         EXTERNAL_ID,
         Column("embedding", "ARRAY<FLOAT>", "Unit length where the model normalises, [embedding_size]"),
+        Column("prior", "FLOAT", "Added to an inner product with a context's embedding; 0 without a prior"),
     ),
     key=("run_id", "node_id"),
     checks=NODE_TYPE_CHECK,

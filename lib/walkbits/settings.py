@@ -191,19 +191,8 @@ class Walks(Section):
         return self
 
 
-class Model(Section):
-    """The network. PinSage's own sizes are hidden 2048, embedding 1024."""
-
-    architecture: Literal["pinsage"] = "pinsage"
-    """Which module of walkbits.models builds and trains it."""
-    pooling: Literal["importance", "mean", "max"] = "importance"
-    """How a neighborhood becomes one vector."""
-    num_layers: Annotated[int, Field(ge=1, le=8)] = 2
-    """Convolutions stacked. 1 to 3."""
-    hidden_size: Annotated[int, Field(ge=4, le=8192)] = 128
-    """m: width of the projection that is pooled."""
-    embedding_size: Annotated[int, Field(ge=4, le=4096)] = 128
-    """d: width of every layer's output and of the embedding."""
+Objective = Literal["max_margin", "softmax", "cross_entropy", "bpr", "cross_rank"]
+NegativeSampling = Literal["in_batch", "uniform", "mixed"]
 
 
 class HardNegatives(Section):
@@ -231,18 +220,31 @@ class HardNegatives(Section):
 
 
 class Training(Section):
-    """Max-margin training with shared and hard negatives on a sampled subgraph (PinSage, 3.3)."""
+    """Examples, negatives and steps. What is left out is the model's own choice."""
 
     context_fraction: Annotated[float, Field(gt=0.0, le=1.0)] = 0.2
-    """Share of contexts whose item pairs are trained on. PinSage: 0.2."""
+    """Share of contexts whose pairs or edges are trained on. PinSage: 0.2."""
     pairs_per_context: PositiveInt = 10
     """Positive pairs drawn per sampled context, at most. 2 to 20."""
     epochs: PositiveInt = 4
     """Passes over the pairs."""
     batch_size: Annotated[int, Field(ge=2)] = 2048
     """Pairs per step. 512 to 4,096."""
+    objective: Objective | None = None
+    """Loss. Absent: the model's own. `max_margin`, `cross_entropy`, `bpr`: positive against negative scores.
+    `softmax`: cross-entropy over all candidates. `cross_rank`: HashGNN's."""
+    negative_sampling: NegativeSampling | None = None
+    """`in_batch`: the positives of the other examples. `uniform`: `num_negatives` items drawn per step.
+    `mixed`: both. Absent: the model's own."""
     num_negatives: PositiveInt = 500
-    """Items drawn per step and shared by its pairs. PinSage: 500."""
+    """Items drawn per step and shared by its examples. PinSage: 500."""
+    logq_correction: Literal["none", "standard", "corrected"] = "none"
+    """Subtract the log of a candidate's chance to be one from its score (Yi et al. 2019). `corrected`: not
+    from the positive's (Khrylchenko et al. 2025). `none`: `model.prior` at serving does the same."""
+    remove_accidental_hits: bool = True
+    """Leave candidates out that are the example's own positive."""
+    max_history: Annotated[int, Field(ge=1, le=10_000)] = 60
+    """Items of a context that its query is made of, at most, drawn anew each time. 20 to 100."""
     hard_negatives: HardNegatives | None = None
     """Besides those, a few items of each pair's own, more with every epoch. Only where a host can map the
     graph (plan replicated). Absent: none."""
@@ -252,6 +254,10 @@ class Training(Section):
     """Delta of the max-margin loss. 0.03 to 0.5; a large one parts communities and blurs what is within."""
     learning_rate: PositiveFloat = 1e-3
     """Adam's step size. 3e-4 to 1e-2."""
+    warmup_steps: NonNegativeInt = 0
+    """Steps over which the step size grows to `learning_rate`. 0 to 1,000."""
+    learning_rate_decay: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Factor of the step size after every epoch. 0.8 to 1."""
 
 
 class Retrain(Section):

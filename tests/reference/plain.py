@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from walkbits.settings import Model
+from walkbits.models.pinsage import PinSage
 from walkbits.training.subgraphs import Neighborhoods
 
 
@@ -92,7 +92,7 @@ def pool_one(vectors: list[np.ndarray], visits: list[int], pooling: str, width: 
 
 
 def algorithm_2(
-    graph: Graph, weights: dict[str, np.ndarray], model: Model, minibatch: list[int]
+    graph: Graph, weights: dict[str, np.ndarray], model: PinSage, minibatch: list[int]
 ) -> np.ndarray:
     """PinSage's algorithm 2 for some items, sets and loops as printed. fp64 [items, embedding_size]."""
     needed = [set(minibatch)]

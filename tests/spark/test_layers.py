@@ -11,22 +11,25 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 import pytest
-import torch
 from pyspark.sql import SparkSession
-from reference.other_models import ARCHITECTURES, HashGnn, random_bipartite
+from reference.network import MODELS, World, random_weights, random_world
+from reference.network import embeddings as plain_embeddings
 from reference.plain import Graph, algorithm_2, hub_graph, packed, random_graph
 from support import layers_elsewhere
 from support.parquet_layers import ParquetLayers
 from walkbits.errors import InputError, WalkbitsError
 from walkbits.inference.layers import Inferred, infer
+from walkbits.models import parse_model
+from walkbits.models.base import ModelSettings, Shapes
 from walkbits.models.card import Card, LoadedModel, load_model, save_model
 from walkbits.models.pinsage import PinSage
+from walkbits.network.declaration import Network
 from walkbits.schemas import EMBEDDINGS, REPRESENTATIONS
-from walkbits.settings import Inference, Model
+from walkbits.settings import Inference
 from walkbits.tables.rows import Rows, union_of
 
 NODES = 70
-MODEL = Model(num_layers=2, hidden_size=6, embedding_size=5)
+MODEL = PinSage(num_layers=2, hidden_size=6, embedding_size=5)
 
 
 @pytest.fixture
@@ -36,8 +39,12 @@ def graph() -> Graph:
 
 @pytest.fixture
 def model() -> LoadedModel:
-    module = PinSage(7, MODEL, 1)
-    return loaded(module.network, {name: tensor.numpy() for name, tensor in module.state_dict().items()})
+    network = network_of(MODEL)
+    return loaded(network, random_weights(network, 1))
+
+
+def network_of(model: PinSage) -> Network:
+    return model.network(Shapes({"item": NODES}, {"item": 7}))
 
 
 def loaded(network: Any, weights: dict[str, np.ndarray]) -> LoadedModel:
@@ -147,8 +154,8 @@ def test_any_budget_gives_the_same_embeddings_and_signs(
     spark: SparkSession, tmp_path: Path, pooling: str
 ) -> None:
     hubs = hub_graph(4, NODES, 7, 9)
-    module = PinSage(7, MODEL.model_copy(update={"pooling": pooling}), 4)
-    model = loaded(module.network, {name: tensor.numpy() for name, tensor in module.state_dict().items()})
+    network = network_of(MODEL.model_copy(update={"pooling": pooling}))
+    model = loaded(network, random_weights(network, 4))
     everything = embeddings_of(run(spark, model, hubs, tmp_path / "all")[0])
     for budget, shape in ((NODES * 6 * 2, {}), (0, {"partitions": 3, "shuffled": True})):
         inferred, _ = run(spark, model, hubs, tmp_path / f"{budget}", cache_bytes=budget, **shape)
@@ -231,48 +238,68 @@ def test_features_of_the_input_must_be_given(spark: SparkSession, model: LoadedM
         )  # fmt: skip
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda one: one.__name__)
+def key_rows(spark: SparkSession, keys: np.ndarray, partitions: int = 2) -> Rows:
+    rows = [(node, int(key)) for node, key in enumerate(keys)]
+    return Rows.of(spark.createDataFrame(rows, "node int, node_key bigint").repartition(partitions))
+
+
+def save_world_model(model: ModelSettings, world: World, seed: int, folder: Path) -> dict[str, np.ndarray]:
+    network = model.network(world.shapes)
+    weights = random_weights(network, seed)
+    save_model(
+        folder, network, weights,
+        feature_schema="0" * 64, config_hash="0" * 64, data_run="run", metrics={}, keys=world.keys,
+    )  # fmt: skip
+    return weights
+
+
+def infer_world(
+    spark: SparkSession,
+    world: World,
+    model: Path,
+    folder: Path,
+    layers: ParquetLayers,
+    partitions: int,
+    **knobs: Any,
+) -> Inferred:
+    return infer(
+        spark,
+        load_model(model),
+        {t: feature_rows(spark, rows, partitions) for t, rows in world.features.items()},
+        world.num_nodes,
+        lambda update: neighborhood_rows(spark, world.rows[update.reads], partitions, shuffled=True),
+        Inference(**knobs),
+        folder,
+        layers,
+        lambda node_type: key_rows(spark, world.keys[node_type], partitions),
+    )
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda one: one.architecture)
 @pytest.mark.parametrize(
     ("seed", "partitions", "block_size", "cache_bytes"), [(0, 2, 16, None), (1, 5, 64, 600)]
 )
-def test_other_architectures_need_only_a_module_and_a_card_and_resume_at_a_layer(
+def test_every_model_runs_as_declared_and_resumes_at_a_layer(
     spark: SparkSession,
     tmp_path: Path,
-    architecture: Any,
+    model: ModelSettings,
     seed: int,
     partitions: int,
     block_size: int,
     cache_bytes: int | None,
 ) -> None:
-    graph = random_bipartite(seed, 40, 23, 6)
-    torch.manual_seed(seed)
-    module = architecture(graph)
-    weights = {name: tensor.numpy() for name, tensor in module.state_dict().items()}
-    save_model(
-        tmp_path / "model", module.network, weights,
-        feature_schema="0" * 64, config_hash="0" * 64, data_run="run", metrics={},
-    )  # fmt: skip
-
-    def infer_with(layers: ParquetLayers, folder: Path) -> Inferred:
-        return infer(
-            spark,
-            load_model(tmp_path / "model"),
-            {t: feature_rows(spark, rows, partitions) for t, rows in graph.features.items()},
-            {t: len(rows) for t, rows in graph.features.items()},
-            lambda relation: neighborhood_rows(spark, graph.rows[relation], partitions, shuffled=True),
-            Inference(block_size=block_size, cache_bytes=cache_bytes),
-            folder,
-            layers,
-        )
-
+    world = random_world(seed, 40, 23)
+    network, saved = model.network(world.shapes), tmp_path / "model"
+    weights = save_world_model(model, world, seed, saved)
+    knobs = {"block_size": block_size, "cache_bytes": cache_bytes}
     layers = ParquetLayers(spark, tmp_path / "layers")
-    inferred = infer_with(layers, tmp_path / "run")
+    inferred = infer_world(spark, world, saved, tmp_path / "run", layers, partitions, **knobs)
     table = union_of(inferred.parts).toArrow().sort_by([("node_type", "ascending"), ("node", "ascending")])
     inferred.model_rows.check()
-    assert layers.proven == list(range(1, len(module.network.layers)))
+    assert layers.proven == list(range(1, len(network.layers)))
     if layers.proven:
         killed = ParquetLayers(spark, tmp_path / "layers", kept=layers.proven[-1])
-        resumed = infer_with(killed, tmp_path / "resumed")
+        resumed = infer_world(spark, world, saved, tmp_path / "resumed", killed, partitions, **knobs)
         again = union_of(resumed.parts).toArrow().sort_by([("node_type", "ascending"), ("node", "ascending")])
         resumed.model_rows.check()
         assert not killed.written
@@ -280,41 +307,37 @@ def test_other_architectures_need_only_a_module_and_a_card_and_resume_at_a_layer
             f"layer {kept}:" in one for kept in layers.proven for one in resumed.model_rows.expected
         )
         assert again["embedding"].equals(table["embedding"])
-    plain = architecture.plain(graph, weights)
-    with torch.no_grad():
-        trainer = module(graph)
-    for node_type, wanted in plain.items():
+    for node_type, wanted in plain_embeddings(network, weights, world).items():
         rows = table.filter(pc.equal(table["node_type"], node_type))
         assert rows["node"].to_pylist() == list(range(len(wanted)))
         got = np.array(rows["embedding"].to_pylist())
-        assert got.shape[1] == module.network.embedding_size(node_type)
+        assert got.shape[1] == network.embedding_size(node_type)
         np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-5)
-        np.testing.assert_allclose(trainer[node_type].numpy(), wanted, rtol=0, atol=1e-5)
         sure = np.abs(wanted) > 1e-5
         np.testing.assert_array_equal((got > 0)[sure], (wanted > 0)[sure])
 
 
-def test_nodes_that_an_id_tensor_does_not_know_start_at_zeros(spark: SparkSession, tmp_path: Path) -> None:
-    trained_on = random_bipartite(2, 9, 5, 6)
-    torch.manual_seed(2)
-    module = HashGnn(trained_on)
-    weights = {name: tensor.numpy() for name, tensor in module.state_dict().items()}
-    graph = random_bipartite(3, 20, 7, 6)
-    inferred = infer(
-        spark,
-        loaded(module.network, weights),
-        {},
-        {"item": 20, "context": 7},
-        lambda relation: neighborhood_rows(spark, graph.rows[relation]),
-        Inference(block_size=16),
-        tmp_path / "run",
-        ParquetLayers(spark, tmp_path / "layers"),
-    )
-    grown = dict(weights)
-    for node_type, rows in graph.features.items():
-        known = weights[f"inputs.{node_type}"]
-        grown[f"inputs.{node_type}"] = np.pad(known, ((0, len(rows) - len(known)), (0, 0)))
-    plain = HashGnn.plain(graph, grown)
+def test_rows_of_ids_follow_the_keys_and_unknown_nodes_start_at_zeros(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    """A later day has other nodes at other numbers: each known one keeps its own row."""
+    trained_on, later = random_world(2, 20, 9), random_world(3, 30, 12)
+    for one, keys in trained_on.keys.items():
+        shared = np.random.default_rng(5).permutation(len(later.keys[one]))[: len(keys) // 2]
+        later.keys[one][:] = 10_000 + np.arange(len(later.keys[one]))
+        later.keys[one][shared] = keys[: len(shared)]
+    model = parse_model({"architecture": "lightgcn", "embedding_size": 6})
+    weights = save_world_model(model, trained_on, 2, tmp_path / "model")
+    layers = ParquetLayers(spark, tmp_path / "layers")
+    inferred = infer_world(spark, later, tmp_path / "model", tmp_path / "run", layers, 3, block_size=16)
+    expected = {}
+    for one, keys in later.keys.items():
+        rows = dict(zip(trained_on.keys[one].tolist(), weights[f"inputs.{one}"], strict=True))
+        expected[f"inputs.{one}"] = np.array(
+            [rows.get(key, np.zeros(6, np.float32)) for key in keys.tolist()]
+        )
+        assert 0 < sum(key in rows for key in keys.tolist()) < len(keys)
+    plain = plain_embeddings(model.network(later.shapes), expected, later)
     for row in union_of(inferred.parts).collect():
         np.testing.assert_allclose(row.embedding, plain[row.node_type][row.node], rtol=0, atol=1e-5)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 from walkbits.settings import Training
-from walkbits.training.subgraphs import training_pairs
+from walkbits.training.examples import training_pairs
 
 
 def edges_of(spark: SparkSession, contexts: dict[int, list[int]], shuffled: bool = False) -> DataFrame:

@@ -14,13 +14,15 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 from pyspark.sql import SparkSession
+from reference.network import random_weights
 from reference.plain import packed, random_graph
 from walkbits.arrays.places import Place, Remote, place_of
 from walkbits.inference import layers
 from walkbits.inference.convolving import Convolve, ConvolveBlock
+from walkbits.models.base import Shapes
 from walkbits.models.card import Card, LoadedModel
 from walkbits.models.pinsage import PinSage
-from walkbits.settings import Inference, Model
+from walkbits.settings import Inference
 from walkbits.tables.rows import Rows, union_of
 
 from support.parquet_layers import ParquetLayers
@@ -49,11 +51,11 @@ def embeddings(spark: SparkSession, folder: Path, artifacts: Place, budget: str)
     """fp32 [NODES, 5] of the fixed graph."""
     folder = folder / budget
     graph = random_graph(1, NODES, 7, 9)
-    module = PinSage(7, Model(hidden_size=6, embedding_size=5), 1)
-    weights = {name: tensor.numpy() for name, tensor in module.state_dict().items()}
+    network = PinSage(hidden_size=6, embedding_size=5).network(Shapes({"item": 1}, {"item": 7}))
+    weights = random_weights(network, 1)
     digest = "0" * 64
     card = Card(
-        network=module.network,
+        network=network,
         feature_schema=digest,
         config_hash=digest,
         data_run="",

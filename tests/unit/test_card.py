@@ -16,9 +16,7 @@ from safetensors.numpy import save as safetensors_bytes
 from walkbits.arrays.places import place_of
 from walkbits.errors import InputError
 from walkbits.models.card import LoadedModel, copy_model, load_model, save_model
-from walkbits.models.pinsage import PinSage
 from walkbits.network.declaration import Dense, Input, Linear, Network, Output, Update
-from walkbits.settings import Model
 
 CONVOLVE = Update(
     relation="item_from_item",
@@ -77,21 +75,6 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     far = place_of((tmp_path / "far").as_uri())
     copy_model(tmp_path, far)
     assert load_model(far).card == model.card
-
-
-def test_a_trained_module_fits_its_own_declaration(tmp_path: Path) -> None:
-    module = PinSage(9, Model(num_layers=3, hidden_size=8, embedding_size=6), 0)
-    weights = {name: tensor.numpy() for name, tensor in module.state_dict().items()}
-    save_model(
-        tmp_path,
-        module.network,
-        weights,
-        feature_schema="a" * 64,
-        config_hash="b" * 64,
-        data_run="r",
-        metrics={},
-    )
-    assert load_model(tmp_path).card.network.embedding_size("item") == 6
 
 
 def test_equal_weights_have_equal_versions(tmp_path: Path) -> None:
@@ -260,8 +243,8 @@ def test_a_network_whose_parts_do_not_fit_is_refused(changes: dict[str, Any], me
 
 def test_pool_and_combine_must_fit() -> None:
     fields = CONVOLVE.model_dump()
-    with pytest.raises(ValidationError, match="degree_normalised needs pool 'sum'"):
-        Update(**(fields | {"degree_normalised": True}))
+    with pytest.raises(ValidationError, match="degree_exponents needs pool 'sum'"):
+        Update(**(fields | {"degree_exponents": (0.5, 0.5)}))
     with pytest.raises(ValidationError, match="needs a plain pool 'sum'"):
         Update(**(fields | {"combine": "average"}))
     with pytest.raises(ValidationError, match="count must be given"):

@@ -13,46 +13,51 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reference.network import random_weights
 from reference.plain import Graph, algorithm_2, packed, random_graph
 from walkbits.arrays.mapped import create_matrix
 from walkbits.errors import InputError
 from walkbits.inference.convolving import Convolve, Finish
 from walkbits.inference.landing import Land, Projection
 from walkbits.inference.tasks import in_blocks
-from walkbits.models.pinsage import Hop, PinSage
+from walkbits.models.base import Shapes
+from walkbits.models.pinsage import PinSage
 from walkbits.network import arithmetic
-from walkbits.settings import Model
+from walkbits.network.declaration import Network, Update
 from walkbits.tables.vectors import binary_array, float_lists, list_array, read_lists, read_vectors
+from walkbits.training.module import Module, hops_of
 from walkbits.training.subgraphs import SubgraphBuilder
 
+AVERAGE = Update(relation="item_from_context", pool="sum", combine="average")
 POOLINGS = ("importance", "mean", "max")
 
 
-def small_model(pooling: str = "importance", num_layers: int = 2) -> Model:
-    return Model(pooling=pooling, num_layers=num_layers, hidden_size=6, embedding_size=5)
+def small_model(pooling: str = "importance", num_layers: int = 2) -> PinSage:
+    return PinSage(pooling=pooling, num_layers=num_layers, hidden_size=6, embedding_size=5)
 
 
-def with_biases(module: PinSage, seed: int) -> dict[str, np.ndarray]:
-    """Give the biases values too, so that a forgotten one shows. Returns all weights."""
-    rng = np.random.default_rng(seed)
+def network_of(model: PinSage) -> Network:
+    return model.network(Shapes({"item": 1}, {"item": 7}))
+
+
+def by_trainer(
+    network: Network, weights: dict[str, np.ndarray], graph: Graph, items: np.ndarray
+) -> np.ndarray:
+    relations = {"item_from_item": graph.arrays}
+    builder = SubgraphBuilder(network, relations, {"item": len(graph.features)})
+    subgraph, rows = builder.build({"item": items.astype(np.int32)})
+    cpu = torch.device("cpu")
+    module = Module(network, 0, cpu)
+    module.weights = {name: torch.from_numpy(array) for name, array in weights.items()}
     with torch.no_grad():
-        for name, parameter in module.named_parameters():
-            if name.endswith("bias"):
-                parameter.copy_(torch.from_numpy(rng.normal(0, 0.3, parameter.shape).astype(np.float32)))
-    return {name: tensor.numpy() for name, tensor in module.state_dict().items()}
-
-
-def by_trainer(module: PinSage, graph: Graph, items: np.ndarray, pooling: str) -> np.ndarray:
-    subgraph, rows = SubgraphBuilder(graph.arrays, len(module.layers), pooling).build(items.astype(np.int32))
-    hops = [Hop(*(torch.from_numpy(x) for x in (h.indptr, h.neighbors, h.weights))) for h in subgraph.hops]
-    with torch.no_grad():
-        z = module(torch.from_numpy(graph.features[subgraph.sources]), hops)
-    assert z.shape == (subgraph.targets, module.head[1].out_features)
-    return z.numpy()[rows]
+        features = torch.from_numpy(graph.features[subgraph.nodes["item"]])
+        z = module({"item": {"features": features}}, hops_of(subgraph, cpu), subgraph.sizes)["item"]
+    assert z.shape == (subgraph.sizes[-1]["item"], network.embedding_size("item"))
+    return z.numpy()[rows["item"]]
 
 
 def by_tasks(
-    module: PinSage,
+    network: Network,
     weights: dict[str, np.ndarray],
     graph: Graph,
     folder: Path,
@@ -61,7 +66,7 @@ def by_tasks(
     cuts: list[int],
 ) -> np.ndarray:
     """The engine's tasks in one process; `cuts` splits the ordered rows into Arrow batches."""
-    network, nodes = module.network, len(graph.features)
+    nodes = len(graph.features)
     common: dict[str, Any] = {
         "weights": SimpleNamespace(value=weights),
         "block_size": block_size,
@@ -84,7 +89,7 @@ def by_tasks(
             pooled=pooled,
             own=own,
             references=None,
-            finish=Finish(network.outputs["item"], ()) if last else None,
+            finish=Finish(network.outputs["item"], (), 5) if last else None,
         )
         lists = [pa.array([packed(row[part]) for row in graph.rows], pa.binary()) for part in range(2)]
         out = np.zeros((nodes, 5), np.float32)
@@ -114,12 +119,12 @@ def test_trainer_engine_and_plain_loops_agree(
 ) -> None:
     graph = random_graph(seed, nodes, 7, largest)
     model = small_model(pooling, layers)
-    module = PinSage(7, model, seed)
-    weights = with_biases(module, seed)
+    network = network_of(model)
+    weights = random_weights(network, seed)
     items = np.random.default_rng(seed).integers(0, nodes, 8)
     plain = algorithm_2(graph, weights, model, items.tolist())
-    trainer = by_trainer(module, graph, items, pooling)
-    engine = by_tasks(module, weights, graph, tmp_path_factory.mktemp("m"), 16, np.arange(nodes), [])[items]
+    trainer = by_trainer(network, weights, graph, items)
+    engine = by_tasks(network, weights, graph, tmp_path_factory.mktemp("m"), 16, np.arange(nodes), [])[items]
     np.testing.assert_allclose(trainer, plain, rtol=0, atol=1e-5)
     np.testing.assert_allclose(engine, plain, rtol=0, atol=1e-5)
     sure = np.abs(plain) > 1e-5
@@ -133,24 +138,24 @@ def test_order_and_batches_do_not_change_a_bit(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, seed: int, nodes: int
 ) -> None:
     graph = random_graph(seed, nodes, 7, 9)
-    module = PinSage(7, small_model(), seed)
-    weights = with_biases(module, seed)
+    network = network_of(small_model())
+    weights = random_weights(network, seed)
     order = np.array(data.draw(st.permutations(range(nodes))))
     cuts = data.draw(st.lists(st.integers(0, nodes), max_size=4))
-    first = by_tasks(module, weights, graph, tmp_path_factory.mktemp("a"), 16, np.arange(nodes), [])
-    second = by_tasks(module, weights, graph, tmp_path_factory.mktemp("b"), 16, order, cuts)
+    first = by_tasks(network, weights, graph, tmp_path_factory.mktemp("a"), 16, np.arange(nodes), [])
+    second = by_tasks(network, weights, graph, tmp_path_factory.mktemp("b"), 16, order, cuts)
     np.testing.assert_array_equal(first.view(np.uint32), second.view(np.uint32))
 
 
 @pytest.mark.parametrize("block_size", [17, 64, 1000])
 def test_block_sizes_agree_within_rounding(tmp_path: Path, block_size: int) -> None:
     graph = random_graph(3, 50, 7, 9)
-    module = PinSage(7, small_model(), 3)
-    weights = with_biases(module, 3)
+    network = network_of(small_model())
+    weights = random_weights(network, 3)
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
-    one = by_tasks(module, weights, graph, tmp_path / "a", 16, np.arange(50), [])
-    other = by_tasks(module, weights, graph, tmp_path / "b", block_size, np.arange(50), [])
+    one = by_tasks(network, weights, graph, tmp_path / "a", 16, np.arange(50), [])
+    other = by_tasks(network, weights, graph, tmp_path / "b", block_size, np.arange(50), [])
     np.testing.assert_allclose(one, other, rtol=0, atol=1e-6)
 
 
@@ -201,7 +206,7 @@ def test_a_zero_row_stays_zero_when_normalised() -> None:
 def test_combine_average_counts_the_node_itself() -> None:
     own, pooled = np.float32([[1, 1], [2, 2]]), np.float32([[5, 8], [0, 0]])
     np.testing.assert_array_equal(
-        *arithmetic.combine(own, pooled, np.array([2, 0]), "average"), np.float32([[2, 3], [2, 2]])
+        *arithmetic.combine(own, pooled, np.array([2, 0]), AVERAGE), np.float32([[2, 3], [2, 2]])
     )
 
 

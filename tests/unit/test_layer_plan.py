@@ -18,10 +18,11 @@ from walkbits.inference.references import (
     rank,
     words_of,
 )
+from walkbits.models.base import Shapes
 from walkbits.models.pinsage import PinSage
-from walkbits.settings import Inference, Model
+from walkbits.settings import Inference
 
-NETWORK = PinSage(7, Model(hidden_size=8, embedding_size=5), 0).network
+NETWORK = PinSage(hidden_size=8, embedding_size=5).network(Shapes({"item": 1}, {"item": 7}))
 
 
 @pytest.mark.parametrize(("budget", "cached"), [(None, 100), (10_000, 100), (1600, 50), (31, 0), (0, 0)])
@@ -43,9 +44,9 @@ def test_shuffled_bytes_never_exceed_the_naive_plan_and_vanish_with_a_whole_cach
 def test_explain_prints_layers_and_bytes() -> None:
     plans = plan_updates(NETWORK, {"item": 1_000_000}, Inference(cache_bytes="16MB"), 2)
     assert explained(plans, {"item_from_item": 50_000_000}, 2).splitlines() == [
-        "layer  relation                cached          of   shuffled at most       naive",
-        "    1  item_from_item        16.00 MB    32.00 MB           64.00 MB     1.60 GB",
-        "    2  item_from_item        16.00 MB    32.00 MB           64.00 MB     1.60 GB",
+        "layer  relation                      cached          of   shuffled at most       naive",
+        "    1  item_from_item              16.00 MB    32.00 MB           64.00 MB     1.60 GB",
+        "    2  item_from_item              16.00 MB    32.00 MB           64.00 MB     1.60 GB",
         "largest layer: 16.00 MB mapped once per host, shared by its workers",
         "2 workers at once, each with partial sums of 8.00 MB",
     ]

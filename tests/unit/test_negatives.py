@@ -15,8 +15,11 @@ from pydantic import ValidationError
 from reference.walks import Graph, hard_negatives, random_graph, visit_counts
 from walkbits import settings
 from walkbits.errors import InputError
+from walkbits.models.pinsage import PinSage
 from walkbits.stages.train_model import mapped_graph
-from walkbits.training import loop as training
+from walkbits.training import objectives
+from walkbits.training.examples import Examples
+from walkbits.training.feeders import TrainingData
 from walkbits.training.loop import Trained, train
 from walkbits.training.negatives import HardNegatives, Partners, hard_negatives_of
 from walkbits.training.subgraphs import Neighborhoods
@@ -142,7 +145,7 @@ def test_a_graph_that_no_host_can_map_is_refused(tmp_path: Path) -> None:
     random_graph(80, 20, 300, 2, True).csr().save(tmp_path)
     context: Any = SimpleNamespace(
         artifacts=lambda name: tmp_path,
-        config=SimpleNamespace(walks=settings.Walks(), model=settings.Model()),
+        config=SimpleNamespace(walks=settings.Walks(), model=PinSage()),
     )
     assert mapped_graph(context) == tmp_path
     context.config.walks = settings.Walks(plan="sharded")
@@ -151,7 +154,7 @@ def test_a_graph_that_no_host_can_map_is_refused(tmp_path: Path) -> None:
 
 
 ITEMS = 120
-MODEL = settings.Model(hidden_size=8, embedding_size=8)
+MODEL = PinSage(hidden_size=8, embedding_size=8)
 
 
 def inputs() -> tuple[np.ndarray, Neighborhoods, np.ndarray, HardNegatives]:
@@ -166,13 +169,20 @@ def inputs() -> tuple[np.ndarray, Neighborhoods, np.ndarray, HardNegatives]:
     return features, graph, pairs, HardNegatives(queries, items)
 
 
+def data_of(
+    features: np.ndarray, graph: Neighborhoods, pairs: np.ndarray, found: HardNegatives | None
+) -> TrainingData:
+    relations = {"item_from_item": graph.heaviest(2)}
+    return TrainingData({"item": ITEMS}, {"item": features}, {}, relations, Examples.of_pairs(pairs), found)
+
+
 def trained(hard: settings.HardNegatives | None, **changes: Any) -> Trained:
     features, graph, pairs, negatives = inputs()
     training = settings.Training(
         epochs=5, batch_size=64, num_negatives=7, train_neighbors=2, hard_negatives=hard
     ).model_copy(update=changes)
     found = None if hard is None else negatives
-    return train(features, graph, pairs, MODEL, training, 0, lambda line: None, found)
+    return train(MODEL, training, data_of(features, graph, pairs, found), 0, lambda line: None)
 
 
 FEW = settings.HardNegatives(per_pair=3, per_query=8)
@@ -180,17 +190,17 @@ FEW = settings.HardNegatives(per_pair=3, per_query=8)
 
 def test_epoch_n_adds_n_minus_1_and_collisions_are_masked(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[torch.Tensor, ...]] = []
-    kept = training.max_margin_loss
+    kept = objectives.max_margin
 
-    def loss(*given: Any) -> torch.Tensor:
-        seen.append(given)
-        return kept(*given)
+    def loss(batch: objectives.Embedded, margin: float) -> torch.Tensor:
+        seen.append((batch.query, batch.positive, batch.shared, batch.own, batch.allowed))
+        return kept(batch, margin)
 
-    monkeypatch.setattr(training, "max_margin_loss", loss)
+    monkeypatch.setattr(objectives, "max_margin", loss)
     trained(FEW)
     steps = -(-300 // 64)
     assert len(seen) == 5 * steps
-    for number, (query, positive, negative, hard, allowed, _) in enumerate(seen):
+    for number, (query, positive, negative, hard, allowed) in enumerate(seen):
         count = min(number // steps, 3)
         pairs = len(query)
         assert negative.shape == (7, 8)
@@ -221,7 +231,7 @@ def test_negatives_that_do_not_belong_to_the_pairs_are_refused() -> None:
     others = HardNegatives(negatives.queries[1:], negatives.items[1:])
     for found, rows in ((None, 0), (others, len(others.queries))):
         with pytest.raises(InputError, match=f"a row of them for every query, got {rows} rows"):
-            train(features, graph, pairs, MODEL, training, 0, print, found)
+            train(MODEL, training, data_of(features, graph, pairs, found), 0, print)
     few = HardNegatives(negatives.queries, negatives.items[:, :2])
     with pytest.raises(InputError, match="per_pair 3 a query, got 2"):
-        train(features, graph, pairs, MODEL, training, 0, print, few)
+        train(MODEL, training, data_of(features, graph, pairs, few), 0, print)

@@ -12,14 +12,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference.plain import random_graph
 from walkbits.errors import EmptyInputError, InputError, WalkbitsError
-from walkbits.models.pinsage import Hop, PinSage, max_margin_loss
-from walkbits.settings import Model, Training
+from walkbits.models.base import Shapes
+from walkbits.models.pinsage import PinSage
+from walkbits.network.declaration import Input, Network, Output, Update
+from walkbits.settings import Training
+from walkbits.training.embed import embed as embed_all
+from walkbits.training.examples import Examples
+from walkbits.training.feeders import TrainingData
 from walkbits.training.loop import Trained, train
+from walkbits.training.module import Module
+from walkbits.training.objectives import Embedded, max_margin
 from walkbits.training.subgraphs import Neighborhoods, SubgraphBuilder
 
 COMMUNITIES, PER_COMMUNITY, WIDTH = 20, 20, 16
 ITEMS = COMMUNITIES * PER_COMMUNITY
-SMALL = Model(hidden_size=32, embedding_size=32)
+SMALL = PinSage(hidden_size=32, embedding_size=32)
 SHORT = Training(epochs=2, batch_size=128, num_negatives=50, train_neighbors=5)
 
 
@@ -51,13 +58,16 @@ def planted(seed: int) -> tuple[np.ndarray, Neighborhoods, np.ndarray]:
     return features, graph, pairs[query != positive].astype(np.int32)
 
 
-def embed(network: PinSage, features: np.ndarray, graph: Neighborhoods) -> np.ndarray:
-    subgraph, rows = SubgraphBuilder(graph, len(network.layers), "importance").build(
-        np.arange(len(features), dtype=np.int32)
+def data_of(features: np.ndarray, graph: Neighborhoods, pairs: np.ndarray) -> TrainingData:
+    return TrainingData(
+        {"item": len(features)}, {"item": features}, {}, {"item_from_item": graph}, Examples.of_pairs(pairs)
     )
-    hops = [Hop(*(torch.from_numpy(x) for x in (h.indptr, h.neighbors, h.weights))) for h in subgraph.hops]
-    with torch.no_grad():
-        return network(torch.from_numpy(features[subgraph.sources]), hops).numpy()[rows]
+
+
+def embed(weights: dict[str, np.ndarray], features: np.ndarray, graph: Neighborhoods) -> np.ndarray:
+    data = data_of(features, graph, np.empty((0, 2), np.int32))
+    network = SMALL.network(Shapes(data.num_nodes, {"item": WIDTH}))
+    return embed_all(network, weights, data, torch.device("cpu"))["item"]
 
 
 def hit_rate(embeddings: np.ndarray, pairs: np.ndarray, k: int) -> float:
@@ -71,7 +81,9 @@ def hit_rate(embeddings: np.ndarray, pairs: np.ndarray, k: int) -> float:
 def trained(seed: int = 0, lines: list[str] | None = None, **changes: Any) -> Trained:
     features, graph, pairs = planted(1)
     settings = Training(**(SHORT.model_dump() | changes))
-    return train(features, graph, pairs, SMALL, settings, seed, ([] if lines is None else lines).append)
+    return train(
+        SMALL, settings, data_of(features, graph, pairs), seed, ([] if lines is None else lines).append
+    )
 
 
 def test_the_network_learns_held_out_pairs() -> None:
@@ -80,11 +92,11 @@ def test_the_network_learns_held_out_pairs() -> None:
     seen = {(int(q), int(p)) for q, p in rest}
     held_out = np.array([pair for pair in held_out if tuple(pair) not in seen])
     settings = Training(epochs=20, batch_size=256, num_negatives=100, train_neighbors=8, learning_rate=3e-3)
-    result = train(features, graph, rest, SMALL, settings, 0, lambda line: None)
-    module = PinSage(WIDTH, SMALL, 0)
-    before = hit_rate(embed(module, features, graph), held_out, PER_COMMUNITY)
-    module.load_state_dict({name: torch.from_numpy(array) for name, array in result.weights.items()})
-    after = hit_rate(embed(module, features, graph), held_out, PER_COMMUNITY)
+    result = train(SMALL, settings, data_of(features, graph, rest), 0, lambda line: None)
+    start = Module(result.network, 0, torch.device("cpu")).weights
+    first = {name: tensor.detach().numpy() for name, tensor in start.items()}
+    before = hit_rate(embed(first, features, graph), held_out, PER_COMMUNITY)
+    after = hit_rate(embed(result.weights, features, graph), held_out, PER_COMMUNITY)
     assert before < 0.35
     assert after > 0.8
 
@@ -102,8 +114,8 @@ def test_one_line_per_epoch() -> None:
     result = trained(lines=lines)
     assert len(lines) == 2
     assert lines[0].startswith("epoch 1/2 loss=0.")
-    assert "pairs/s=" in lines[0]
-    assert lines[1].endswith("eta=0s")
+    assert "examples/s=" in lines[0]
+    assert lines[1].endswith("left=0s")
     assert f"loss={result.metrics['loss']:.5f}" in lines[1]
 
 
@@ -111,16 +123,16 @@ def test_one_line_per_epoch() -> None:
 def test_other_poolings_train_too(pooling: Any) -> None:
     features, graph, pairs = planted(1)
     model = SMALL.model_copy(update={"pooling": pooling})
-    result = train(features, graph, pairs, model, SHORT, 0, lambda line: None)
-    start = PinSage(WIDTH, model, 0).state_dict()
-    assert all((result.weights[name] != tensor.numpy()).any() for name, tensor in start.items())
+    result = train(model, SHORT, data_of(features, graph, pairs), 0, lambda line: None)
+    start = Module(result.network, 0, torch.device("cpu")).weights
+    assert all((result.weights[name] != tensor.detach().numpy()).any() for name, tensor in start.items())
 
 
 def test_a_loss_that_is_not_finite_stops_the_training() -> None:
     features, graph, pairs = planted(1)
     features[7, 3] = np.inf
     with pytest.raises(WalkbitsError, match="training loss must stay finite, got nan in epoch 1, step"):
-        train(features, graph, pairs, SMALL, SHORT, 0, lambda line: None)
+        train(SMALL, SHORT, data_of(features, graph, pairs), 0, lambda line: None)
 
 
 def test_torch_is_left_as_it_was_found() -> None:
@@ -131,14 +143,19 @@ def test_torch_is_left_as_it_was_found() -> None:
 
 def test_inputs_that_do_not_belong_together_are_refused() -> None:
     features, graph, pairs = planted(1)
-    with pytest.raises(EmptyInputError, match="at least one pair"):
-        train(features, graph, pairs[:0], SMALL, SHORT, 0, print)
-    with pytest.raises(InputError, match="row per item"):
-        train(features[:-1], graph, pairs, SMALL, SHORT, 0, print)
-    with pytest.raises(InputError, match="pairs must hold indices below 400, got 0 to 400"):
-        train(features, graph, np.int32([[0, ITEMS]]), SMALL, SHORT, 0, print)
-    with pytest.raises(InputError, match="must be float32"):
-        train(features.astype(np.float64), graph, pairs, SMALL, SHORT, 0, print)
+    wrong = [
+        (EmptyInputError, "at least one pair", data_of(features, graph, pairs[:0])),
+        (InputError, "row per item", data_of(features[:-1], graph, pairs[(pairs < ITEMS - 1).all(axis=1)])),
+        (
+            InputError,
+            "queries must hold indices below 400, got 400",
+            data_of(features, graph, np.int32([[ITEMS, 0]])),
+        ),
+        (InputError, "must be float32", data_of(features.astype(np.float64), graph, pairs)),
+    ]
+    for error, message, data in wrong:
+        with pytest.raises(error, match=message):
+            train(SMALL, SHORT, data, 0, print)
 
 
 @given(
@@ -148,22 +165,30 @@ def test_inputs_that_do_not_belong_together_are_refused() -> None:
 def test_a_subgraph_holds_each_needed_node_once(seed: int, nodes: int, largest: int, layers: int) -> None:
     graph = random_graph(seed, nodes, 2, largest)
     asked = np.random.default_rng(seed).integers(0, nodes, 6).astype(np.int32)
-    builder = SubgraphBuilder(graph.arrays, layers, "importance")
-    builder.build(asked[::-1].copy())  # a builder keeps nothing of the batch before
-    subgraph, rows = builder.build(asked)
+    update = Update(relation="item_from_item", pool="importance", combine="pooled")
+    network = Network(
+        architecture="toy",
+        inputs={"item": Input(source="features", width=2)},
+        layers=((update,),) * layers,
+        outputs={"item": Output()},
+    )
+    builder = SubgraphBuilder(network, {"item_from_item": graph.arrays}, {"item": nodes})
+    builder.build({"item": asked[::-1].copy()})  # a builder keeps nothing of the batch before
+    subgraph, found = builder.build({"item": asked})
+    rows, sources = found["item"], subgraph.nodes["item"]
     needed = set(asked.tolist())
-    assert subgraph.sources[: subgraph.targets].tolist() == list(dict.fromkeys(asked.tolist()))
-    np.testing.assert_array_equal(subgraph.sources[rows], asked)
-    for hop in reversed(subgraph.hops):
-        targets = len(hop.indptr) - 1
-        assert set(subgraph.sources[:targets].tolist()) == needed
-        for row, u in enumerate(subgraph.sources[:targets].tolist()):
+    assert sources[: subgraph.sizes[-1]["item"]].tolist() == list(dict.fromkeys(asked.tolist()))
+    np.testing.assert_array_equal(sources[rows], asked)
+    for hops, size in zip(reversed(subgraph.layers), reversed(subgraph.sizes[1:]), strict=True):
+        hop, targets = hops["item"], size["item"]
+        assert set(sources[:targets].tolist()) == needed
+        for row, u in enumerate(sources[:targets].tolist()):
             span = slice(hop.indptr[row], hop.indptr[row + 1])
             neighbors, visits = graph.rows[u]
-            assert subgraph.sources[hop.neighbors[span]].tolist() == neighbors
+            assert sources[hop.neighbors[span]].tolist() == neighbors
             np.testing.assert_allclose(hop.weights[span], np.divide(visits, max(sum(visits), 1)), rtol=1e-6)
             needed |= set(neighbors)
-    assert sorted(subgraph.sources.tolist()) == sorted(needed)
+    assert sorted(sources.tolist()) == sorted(needed)
 
 
 def test_heaviest_keeps_the_first_neighbors() -> None:
@@ -185,10 +210,10 @@ def test_the_loss_is_the_papers() -> None:
         for b in range(7)
         if allowed[a, b]
     ]
-    loss = max_margin_loss(*(torch.from_numpy(x) for x in (q, p, n, hard, allowed)), margin=0.3)
+    loss = max_margin(Embedded(*(torch.from_numpy(x) for x in (q, p, n, hard, allowed))), margin=0.3)
     assert float(loss) == pytest.approx(np.mean(terms))
-    plain = max_margin_loss(
-        *(torch.from_numpy(x) for x in (q, p, n, hard[:, :0], allowed[:, :5])), margin=0.3
+    plain = max_margin(
+        Embedded(*(torch.from_numpy(x) for x in (q, p, n, hard[:, :0], allowed[:, :5]))), margin=0.3
     )
     easy = [
         max(0.0, float(q[a] @ n[b] - q[a] @ p[a] + 0.3)) for a in range(3) for b in range(5) if allowed[a, b]

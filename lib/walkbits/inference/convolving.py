@@ -26,11 +26,13 @@ class Finish:
     """How a node type's newest representation becomes its embedding.
 
     Attributes:
-        earlier: Mapped matrices of h^0, h^1, ... when the output is the mean of all layers.
+        earlier: Mapped matrices of h^0, h^1, ... when the output is made of all layers.
+        width: Columns of what the output's head reads.
     """
 
     output: Output
     earlier: tuple[Place, ...]
+    width: int
 
 
 @dataclass(frozen=True)
@@ -165,10 +167,10 @@ class _Shares:
         _, visits = read_lists(visits_column)
         _check_neighbors(neighbors, self._sources, self._update)
         weights = arithmetic.pool_weights(indptr, visits, self._update.pool)
-        if self._update.degree_normalised:
+        if self._update.degree_exponents:
             assert self._references is not None
             counts = self._references.counts(neighbors).astype(np.float32)
-            weights = arithmetic.degree_normalised(weights, indptr, counts)
+            weights = arithmetic.degree_weights(weights, indptr, counts, self._update.degree_exponents)
         return indptr, neighbors, weights
 
 
@@ -184,7 +186,7 @@ class _Leaver:
         """int32 [n], fp32 [n, hidden], int64 [n], n <= block_size -> (node_type, node, vector)."""
         task, update = self._task, self._task.update
         own = self._own[span(nodes)] if self._own is not None else None
-        columns = arithmetic.combine(own, pooled, sizes, update.combine)
+        columns = arithmetic.combine(own, pooled, sizes, update)
 
         def leave(block: Block) -> F32:
             h = block.spread(*columns)  # [height, width of what is combined]
@@ -231,6 +233,7 @@ class _Finisher:
     def __init__(self, finish: Finish, weights: Weights) -> None:
         self._output, self._weights = finish.output, weights
         self._earlier = [open_matrix(path) for path in finish.earlier]
+        self._width = finish.width
 
     def __call__(self, block: Block, newest: F32) -> F32:
         """fp32 [height, width] -> fp32 [height, embedding_size]."""
@@ -240,6 +243,13 @@ class _Finisher:
             for matrix in self._earlier:
                 total[block.places] += matrix[block.nodes]
             x = (total + newest) / np.float32(len(self._earlier) + 1)
+        elif self._output.layers == "concat":
+            x = np.zeros((len(newest), self._width), np.float32)  # [height, sum of widths]
+            first = 0
+            for matrix in self._earlier:
+                x[block.places, first : first + matrix.shape[1]] = matrix[block.nodes]
+                first += matrix.shape[1]
+            x[:, first:] = newest
         for dense in self._output.head:
             x = arithmetic.dense(x, dense, self._weights)
         return arithmetic.normalise(x) if self._output.normalise else x

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from walkbits.arrays.mapped import ArrayWriter, open_matrix
+from walkbits.arrays.mapped import ArrayWriter
 from walkbits.arrays.places import Place
 from walkbits.arrays.positions import each_once, sums_of
 from walkbits.errors import InputError
@@ -182,25 +182,4 @@ class Send(Task):
                         pa.ListArray.from_arrays(offsets, blocks),
                     ],
                     names=["node", "vector", "blocks"],
-                )
-
-
-@dataclass(frozen=True)
-class ReadMatrix:
-    """Rows of a matrix file as a table, for inputs that are part of the model."""
-
-    matrix: Place
-    rows: int
-    block_size: int
-
-    def run(self, batches: Batches) -> Batches:
-        """(number of a block) -> (node, vector)."""
-        matrix = open_matrix(self.matrix)
-        for batch in batches:
-            for block in batch.column(0).to_pylist():
-                nodes = np.arange(
-                    block * self.block_size, min((block + 1) * self.block_size, self.rows), dtype=np.int32
-                )
-                yield pa.RecordBatch.from_arrays(
-                    [pa.array(nodes), binary_array(matrix[nodes])], names=["node", "vector"]
                 )

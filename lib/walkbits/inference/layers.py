@@ -18,17 +18,17 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Protocol
 
-import numpy as np
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
 
 from walkbits import settings
-from walkbits.arrays.mapped import ArrayWriter, create_matrix
+from walkbits.arrays.mapped import create_matrix
 from walkbits.arrays.places import Place, remove
 from walkbits.errors import InputError
 from walkbits.inference.convolving import Convolve, ConvolveBlock, Embed, Finish
-from walkbits.inference.landing import Land, Landed, Projection, ReadMatrix, Send
+from walkbits.inference.inputs import AddTower, LookUp
+from walkbits.inference.landing import Land, Landed, Projection, Send
 from walkbits.inference.plan import UpdatePlan, plan_updates
 from walkbits.inference.proof import ModelRows
 from walkbits.inference.references import (
@@ -39,11 +39,11 @@ from walkbits.inference.references import (
     rank,
     words_of,
 )
-from walkbits.models.card import LoadedModel
-from walkbits.network.declaration import Network, Update
+from walkbits.models.card import LoadedModel, Table
+from walkbits.network.declaration import Input, Network, Update
 from walkbits.schemas import EMBEDDINGS, REPRESENTATIONS
 from walkbits.tables.rows import Rows
-from walkbits.types import F32, NodeType, Relation
+from walkbits.types import NodeType
 
 
 class Layers(Protocol):
@@ -86,10 +86,11 @@ def infer(
     model: LoadedModel,
     features: Mapping[NodeType, Rows],
     num_nodes: Mapping[NodeType, int],
-    neighborhoods: Callable[[Relation], Rows],
+    neighborhoods: Callable[[Update], Rows],
     inference: settings.Inference,
     folder: Place,
     layers: Layers,
+    node_keys: Callable[[NodeType], Rows] | None = None,
 ) -> Inferred:
     """Run a model over the whole graph, from its first unfinished layer on.
 
@@ -99,12 +100,14 @@ def infer(
         features: Per node type whose input is `features`: (node INT or BIGINT, features BINARY), each
             index below `num_nodes` once, little-endian fp32 [width of the input].
         num_nodes: Nodes of each type.
-        neighborhoods: Gives (node INT, neighbors BINARY, visits BINARY) of a relation, as in the table,
-            each target node once.
+        neighborhoods: Gives (node INT, neighbors BINARY, visits BINARY) of what an update reads, as in the
+            table, each target node once.
         inference: Block size, byte budget and message type.
         folder: Empty scratch space on storage that all hosts reach, for the matrices that tasks write
             and hosts map (see arrays.mapped). To be removed after the parts are written.
         layers: Where inner layers are committed, and kept from an earlier attempt.
+        node_keys: Gives (node INT or BIGINT, node_key BIGINT) of all nodes of a type; needed where a type's
+            input has ids.
 
     Raises:
         InputError: a node type without features, with nodes missing or doubled, or with vectors
@@ -114,12 +117,15 @@ def infer(
     kept = min(layers.finished(), max(0, len(network.layers) - 1))
     engine = _Engine(spark, model, num_nodes, neighborhoods, inference, folder, kept)
     for node_type, one in network.inputs.items():
-        if one.source == "ids":
-            engine.start_from_ids(node_type, model.weights[f"inputs.{node_type}"])
-        elif node_type in features:
+        if one.feature_width is not None and node_type not in features:
+            raise InputError(f"features of {node_type} must be given for this model, got {sorted(features)}")
+        if one.source == "features":
             engine.start_from(node_type, features[node_type])
         else:
-            raise InputError(f"features of {node_type} must be given for this model, got {sorted(features)}")
+            assert node_keys is not None, "a model with ids needs the nodes' keys"
+            engine.start_from_ids(
+                node_type, one, model.tables[node_type], node_keys(node_type), features.get(node_type)
+            )
     finished: dict[NodeType, Rows] = {}
     for number, updates in enumerate(network.layers, start=1):
         engine.land(number)
@@ -156,7 +162,7 @@ def _passes_of(number: int, updates: Sequence[Update]) -> dict[str, NodeType]:
 
 
 def _land_label(number: int, update: Update) -> str:
-    return f"layer {number}: project {update.relation}"
+    return f"layer {number}: project {update.reads}"
 
 
 def _update_label(number: int, target: NodeType) -> str:
@@ -170,8 +176,8 @@ def _embed_label(node_type: NodeType) -> str:
 class _Engine:
     """The driver's side: each node type's newest rows, and the matrices that hosts have mapped.
 
-    Matrices are named `<node type>.<layer>` (representations), `<relation>.<layer>` (what an
-    update pools), `<relation>.<layer>.slots` and `<relation>.references`.
+    Matrices are named `<node type>.<layer>` (representations), `<reads>.<layer>` (what an update
+    pools), `<reads>.<layer>.slots` and `<reads>.references` (see `Update.reads`).
     """
 
     def __init__(
@@ -179,7 +185,7 @@ class _Engine:
         spark: SparkSession,
         model: LoadedModel,
         num_nodes: Mapping[NodeType, int],
-        neighborhoods: Callable[[Relation], Rows],
+        neighborhoods: Callable[[Update], Rows],
         inference: settings.Inference,
         folder: Place,
         kept: int,
@@ -188,33 +194,35 @@ class _Engine:
         self._network, self._block_size, self._folder = model.card.network, inference.block_size, folder
         self._dtype = {"fp32": "<f4", "fp16": "<f2"}[inference.message_dtype]
         plans = plan_updates(self._network, num_nodes, inference, spark.sparkContext.defaultParallelism)
-        self._plans = {(plan.layer, plan.update.relation): plan for plan in plans}
+        self._plans = {(plan.layer, plan.update.reads): plan for plan in plans}
         self.model_rows = ModelRows(spark, model_rows_of(self._network, num_nodes, kept))
-        # Id tensors grow with the graph: they are mapped, never broadcast.
-        small = {name: array for name, array in model.weights.items() if not name.startswith("inputs.")}
-        self._weights = spark.sparkContext.broadcast(small)
+        self._weights = spark.sparkContext.broadcast(model.weights)
         self._widths = self._network.widths()
         self._newest: dict[NodeType, Rows] = {}
         self._version = dict.fromkeys(num_nodes, 0)
         self._mapped: dict[str, Place] = {}
-        self._projections: dict[tuple[int, Relation], Projection] = {}
+        self._projections: dict[tuple[int, str], Projection] = {}
         self._kept = kept
 
     def start_from(self, node_type: NodeType, features: Rows) -> None:
         """h^0 is a table."""
         self._newest[node_type] = features
 
-    def start_from_ids(self, node_type: NodeType, table: F32) -> None:
-        """h^0 is a tensor of the model; nodes it does not know start at zeros."""
-        nodes = self._num_nodes[node_type]
-        name = f"{node_type}.0"
-        matrix = self._create(name, nodes, table.shape[1])
-        known = min(nodes, len(table))
-        with ArrayWriter(matrix) as file:
-            file.write(np.arange(known, dtype=np.int32), table[:known])
-        read = ReadMatrix(matrix, nodes, self._block_size)
-        blocks = self._spark.range(-(-nodes // self._block_size))
-        self._newest[node_type] = Rows.of(blocks).then(read.run, "node int, vector binary")
+    def start_from_ids(
+        self, node_type: NodeType, declared: Input, table: Table, keys: Rows, features: Rows | None
+    ) -> None:
+        """h^0 is a row of the model's table, by key, and with a tower its output added."""
+        rows = keys.then(LookUp(table, declared.width).run, LookUp.schema)
+        if declared.source == "both":
+            assert features is not None
+            assert declared.features is not None
+            name = f"{node_type}.ids"
+            matrix = self._create(name, self._num_nodes[node_type], declared.width)
+            self._newest[node_type] = rows
+            self._land(node_type, Land(**self._common(), width=declared.width, own=matrix, projections=()))
+            add = AddTower(**self._common(), ids=matrix, width=declared.features, tower=declared.tower)
+            rows = features.then(add.run, LookUp.schema)
+        self._newest[node_type] = rows
 
     def land(self, number: int) -> None:
         """Write and map what a layer, and outputs after it, read of the newest rows.
@@ -223,11 +231,11 @@ class _Engine:
         """
         updates = self._network.layers[number - 1] if number > self._kept else ()
         for update in updates:
-            if update.degree_normalised or not self._plan(number, update).whole:
+            if update.degree_exponents or not self._plan(number, update).whole:
                 self._land_references(number, update)
         own = {update.target for update in updates if update.combine != "pooled"}
         own |= {update.source for update in updates if self._pools_own(number, update)}
-        own |= {one for one, output in self._network.outputs.items() if output.layers == "mean"}
+        own |= {one for one, output in self._network.outputs.items() if output.layers != "last"}
         for node_type in sorted(self._newest):
             name, width = f"{node_type}.{self._version[node_type]}", self._widths[number - 1][node_type]
             wanted = node_type in own and name not in self._mapped
@@ -246,23 +254,23 @@ class _Engine:
     def update(self, number: int, update: Update) -> Rows:
         """Rows of one node type after a layer; its embeddings after the last layer."""
         last = number == len(self._network.layers)
-        relation, plan = update.relation, self._plan(number, update)
+        reads, plan = update.reads, self._plan(number, update)
         source = f"{update.source}.{self._version[update.source]}"
         own = f"{update.target}.{self._version[update.target]}"
         convolve: dict[str, Any] = {
             **self._common(),
             "label": _update_label(number, update.target),
             "update": update,
-            "pooled": self._mapped[source if self._pools_own(number, update) else f"{relation}.{number}"],
+            "pooled": self._mapped[source if self._pools_own(number, update) else f"{reads}.{number}"],
             "own": None if update.combine == "pooled" else self._mapped[own],
-            "references": self._mapped[f"{relation}.references"] if update.degree_normalised else None,
+            "references": self._mapped[f"{reads}.references"] if update.degree_exponents else None,
             "sources": self._num_nodes[update.source],
             "finish": self._finish(update.target) if last else None,
         }
-        rows = self._neighborhoods(relation)
+        rows = self._neighborhoods(update)
         task = Convolve(**convolve)
         if not plan.whole:
-            slots = self._mapped[f"{relation}.{number}.slots"]
+            slots = self._mapped[f"{reads}.{number}.slots"]
             task = ConvolveBlock(**convolve, slots=slots, width=plan.width, dtype=self._dtype)
             rows = Rows.of(self._blocks(number, plan, rows.to_frame()))
         return rows.then(task.run, _EMBEDDING_ROWS if last else _LAYER_ROWS)
@@ -270,14 +278,14 @@ class _Engine:
     def _blocks(self, number: int, plan: UpdatePlan, rows: DataFrame) -> DataFrame:
         """One partition per destination block: its targets, then the cold sources they reference."""
         update = plan.update
-        projection = self._projections[number, update.relation]
+        projection = self._projections[number, update.reads]
         assert projection.slots is not None
         send = Send(
             **self._common(),
             width=self._widths[number - 1][update.source],
             projection=projection,
             slots=projection.slots,
-            references=self._mapped[f"{update.relation}.references"],
+            references=self._mapped[f"{update.reads}.references"],
             dtype=self._dtype,
         )
         absent = F.lit(None).cast("binary")
@@ -294,7 +302,7 @@ class _Engine:
         return both.sortWithinPartitions("message", "node")
 
     def _plan(self, number: int, update: Update) -> UpdatePlan:
-        return self._plans[number, update.relation]
+        return self._plans[number, update.reads]
 
     def _pools_own(self, number: int, update: Update) -> bool:
         """Whether representations are pooled as they are, from the one matrix of them all."""
@@ -305,10 +313,10 @@ class _Engine:
         for update in self._network.layers[number - 1]:
             target = update.target
             self._newest[target] = committed(target)
-            self._drop(f"{update.relation}.{number}")
-            self._drop(f"{update.relation}.{number}.slots")
+            self._drop(f"{update.reads}.{number}")
+            self._drop(f"{update.reads}.{number}.slots")
             output = self._network.outputs.get(target)
-            if output is None or output.layers != "mean":
+            if output is None or output.layers == "last":
                 self._drop(f"{target}.{self._version[target]}")
             self._version[target] = number
 
@@ -325,21 +333,22 @@ class _Engine:
 
     def _finish(self, node_type: NodeType) -> Finish:
         output = self._network.outputs[node_type]
-        versions = [0, *self._network.updated(node_type)][:-1] if output.layers == "mean" else []
-        return Finish(output, tuple(self._mapped[f"{node_type}.{version}"] for version in versions))
+        versions = self._network.steps(node_type)[:-1] if output.layers != "last" else []
+        earlier = tuple(self._mapped[f"{node_type}.{version}"] for version in versions)
+        return Finish(output, earlier, self._network.output_width(node_type))
 
     def _projection(self, number: int, update: Update) -> Projection:
         """New files for what an update pools."""
-        plan, name = self._plan(number, update), f"{update.relation}.{number}"
+        plan, name = self._plan(number, update), f"{update.reads}.{number}"
         slots = None
         if not plan.whole:
-            references = References(self._mapped[f"{update.relation}.references"], plan.sources)
+            references = References(self._mapped[f"{update.reads}.references"], plan.sources)
             slots = self._mapped[f"{name}.slots"] = self._folder / f"{name}.slots.npy"
             rank(references, plan.sources, plan.cached_rows, slots)
         label = None if update.project.identity else _land_label(number, update)
         matrix = self._create(name, plan.cached_rows, plan.width)
-        self._projections[number, update.relation] = Projection(label, update.project, slots, matrix)
-        return self._projections[number, update.relation]
+        self._projections[number, update.reads] = Projection(label, update.project, slots, matrix)
+        return self._projections[number, update.reads]
 
     def _land(self, node_type: NodeType, task: Land) -> None:
         landed = self._newest[node_type].then(task.run, Landed.schema).to_frame()
@@ -347,14 +356,14 @@ class _Engine:
         Landed.check(tasks, node_type, self._num_nodes[node_type])
 
     def _land_references(self, number: int, update: Update) -> None:
-        name = f"{update.relation}.references"
+        name = f"{update.reads}.references"
         if name in self._mapped:
             return
         plan = self._plan(number, update)
         count = CountReferences(plan.num_blocks, plan.targets)
         path = self._create(name, plan.sources * words_of(plan.num_blocks), 2, "<i4")
         counts = (
-            self._neighborhoods(update.relation)
+            self._neighborhoods(update)
             .then(count.run, CountReferences.schema)
             .to_frame()
             .groupBy("place")

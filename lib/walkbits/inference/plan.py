@@ -8,7 +8,7 @@ from typing import Final
 
 from walkbits import settings
 from walkbits.network.declaration import Network, Update
-from walkbits.types import NodeType, Relation
+from walkbits.types import NodeType
 
 _BLOCK_BYTES: Final = 64 << 20
 """Partial sums that a worker holds for one destination block."""
@@ -81,24 +81,24 @@ def plan_updates(
         One plan per update, in the order of the layers.
     """
     width = {
-        (number, update.relation): _pooled_width(network, number, update)
+        (number, update.reads): _pooled_width(network, number, update)
         for number, updates in enumerate(network.layers, start=1)
         for update in updates
     }
     plans = []
     for number, updates in enumerate(network.layers, start=1):
-        total = sum(4 * width[number, one.relation] * num_nodes[one.source] for one in updates)
+        total = sum(4 * width[number, one.reads] * num_nodes[one.source] for one in updates)
         for update in updates:
             sources, targets = num_nodes[update.source], num_nodes[update.target]
             budget = total if inference.cache_bytes is None else min(inference.cache_bytes, total)
             # One cut into blocks serves all layers of a relation, so that references are counted once.
-            widest = max(w for (_, relation), w in width.items() if relation == update.relation)
+            widest = max(w for (_, reads), w in width.items() if reads == update.reads)
             num_blocks = max(2 * parallelism, -(-4 * widest * targets // _BLOCK_BYTES))
             plans.append(
                 UpdatePlan(
                     layer=number,
                     update=update,
-                    width=width[number, update.relation],
+                    width=width[number, update.reads],
                     sources=sources,
                     targets=targets,
                     cached_rows=sources * budget // max(total, 1),
@@ -109,18 +109,18 @@ def plan_updates(
     return plans
 
 
-def explained(plans: list[UpdatePlan], references: Mapping[Relation, int], parallelism: int) -> str:
+def explained(plans: list[UpdatePlan], references: Mapping[str, int], parallelism: int) -> str:
     """The plan as a table, one line per update.
 
     Args:
-        references: Neighbors listed in all neighborhoods of a relation.
+        references: Neighbors listed in all neighborhoods, by `Update.reads`.
     """
-    lines = [f"{'layer':>5}  {'relation':<18}{'cached':>12}{'of':>12}{'shuffled at most':>19}{'naive':>12}"]
+    lines = [f"{'layer':>5}  {'relation':<24}{'cached':>12}{'of':>12}{'shuffled at most':>19}{'naive':>12}"]
     for plan in plans:
-        listed = references[plan.update.relation]
+        listed = references[plan.update.reads]
         full = 4 * plan.width * plan.sources
         lines.append(
-            f"{plan.layer:>5}  {plan.update.relation:<18}{_size(plan.cached_bytes):>12}{_size(full):>12}"
+            f"{plan.layer:>5}  {plan.update.reads:<24}{_size(plan.cached_bytes):>12}{_size(full):>12}"
             f"{_size(plan.shuffled_bytes(listed)):>19}{_size(plan.naive_bytes(listed)):>12}"
         )
     layers = {plan.layer for plan in plans}

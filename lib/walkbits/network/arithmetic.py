@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 from numba import njit
 
-from walkbits.network.declaration import Activation, Combine, Dense, Linear, Pool
+from walkbits.network.declaration import Activation, Dense, Linear, Pool, Update
 from walkbits.network.prefetch import prefetch
 from walkbits.types import F32, I32, I64, Bools
 
@@ -56,7 +56,7 @@ def dense(x: F32, layer: Dense, weights: Weights) -> F32:
     return activate(linear(x, layer.linear, weights), layer.activation)
 
 
-def combine(own: F32 | None, pooled: F32, sizes: I64, how: Combine) -> tuple[F32, ...]:
+def combine(own: F32 | None, pooled: F32, sizes: I64, update: Update) -> tuple[F32, ...]:
     """What a target node holds and what it pooled, before the layer's linear map.
 
     Args:
@@ -66,13 +66,15 @@ def combine(own: F32 | None, pooled: F32, sizes: I64, how: Combine) -> tuple[F32
 
     Returns:
         fp32 columns to be laid side by side: `concat` own and pooled, `average`
-        (own + pooled) / (1 + |N(u)|), or pooled.
+        (own + pooled) / (1 + |N(u)|), `add` own + pooled_weight * pooled, or pooled.
     """
-    if how == "pooled":
+    if update.combine == "pooled":
         return (pooled,)
     assert own is not None
-    if how == "concat":
+    if update.combine == "concat":
         return own, pooled
+    if update.combine == "add":
+        return (own + np.float32(update.pooled_weight) * pooled,)
     return (np.asarray((own + pooled) / (1 + sizes).astype(np.float32)[:, None], dtype=np.float32),)
 
 
@@ -113,16 +115,19 @@ def _shares(indptr: Any, visits: Any, out: Any) -> None:
             out[e] = np.float32(visits[e] / total)
 
 
-def degree_normalised(weights: F32, indptr: I64, references: F32) -> F32:
-    """Each weight divided by sqrt(|N(u)| * references of v) (LightGCN, He et al. 2020, equation 3).
+def degree_weights(weights: F32, indptr: I64, references: F32, exponents: tuple[float, float]) -> F32:
+    """Each weight divided by |N(u)|^a * (references of v)^b (LightGCN, He et al. 2020, equation 3).
 
     Args:
         weights: fp32 [indptr[-1]].
         indptr: int64 [rows + 1], from 0.
         references: fp32 [indptr[-1]], neighborhoods of the whole graph that hold v.
+        exponents: (a, b).
     """
     sizes = np.diff(indptr)
-    return np.asarray(weights / np.sqrt(np.repeat(sizes, sizes) * references), dtype=np.float32)
+    a, b = exponents
+    per_target = np.repeat(np.maximum(sizes, 1).astype(np.float64) ** a, sizes)
+    return np.asarray(weights / (per_target * references.astype(np.float64) ** b), dtype=np.float32)
 
 
 def pool(matrix: F32, indptr: I64, rows: I32, weights: F32, how: Pool) -> F32:

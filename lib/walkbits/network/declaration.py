@@ -15,16 +15,28 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt, StringConstraints, model_validator
+from pydantic import (
+    Field,
+    FiniteFloat,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    StringConstraints,
+    model_validator,
+)
 
 from walkbits.settings import Section
-from walkbits.types import NodeType, Relation
+from walkbits.types import NodeType, Relation, source_of, target_of
 
 Activation = Literal["none", "relu", "tanh"]
 Pool = Literal["importance", "mean", "max", "sum"]
-Combine = Literal["concat", "average", "pooled"]
+Combine = Literal["concat", "average", "add", "pooled"]
 TensorName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]+(\.[a-z0-9_]+)*$", max_length=128)]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
+
+
+TABLE = "inputs."
+"""Prefix of the tensors that hold a row per node; they are mapped, never broadcast."""
 
 
 class Linear(Section):
@@ -53,21 +65,35 @@ class Dense(Section):
 
 
 class Input(Section):
-    """h^0 of a node type."""
+    """h^0 of a node type: its feature vector, its learned row, or the sum of both."""
 
-    source: Literal["features", "ids"]
-    """`features`: the table of vectors handed to the engine. `ids`: the tensor `inputs.<node type>`
-    fp32 [count, width], learned per node; a node with index >= count starts at zeros."""
+    source: Literal["features", "ids", "both"]
+    """`features`: the table of vectors handed to the engine. `ids`: the table `inputs.<node type>`
+    fp32 [count, width], a learned row for each `node_key`; a node it does not know starts at zeros.
+    `both`: that row plus `tower` of the node's features, so that an unknown node starts there."""
     width: PositiveInt
-    """Columns of the vector."""
+    """Columns of h^0."""
     count: PositiveInt | None = None
-    """Rows of the id tensor; only with source `ids`."""
+    """Rows of the table; only with ids."""
+    features: PositiveInt | None = None
+    """Columns of the feature vector where a tower reads it; only with `both`."""
+    tower: tuple[Dense, ...] = ()
+    """Dense layers on the feature vector, first one first; only with `both`."""
 
     @model_validator(mode="after")
-    def _count_belongs_to_ids(self) -> Input:
-        if (self.source == "ids") != (self.count is not None):
-            raise ValueError("count must be given with source 'ids' and only there")
+    def _parts_belong_to_the_source(self) -> Input:
+        if (self.source == "features") == (self.count is not None):
+            raise ValueError("count must be given with source 'ids' or 'both' and only there")
+        if (self.source == "both") != (self.features is not None):
+            raise ValueError("features must be given with source 'both' and only there")
+        if self.tower and self.source != "both":
+            raise ValueError("tower needs source 'both'")
         return self
+
+    @property
+    def feature_width(self) -> int | None:
+        """Columns of the feature vectors that are read; None where none are."""
+        return self.width if self.source == "features" else self.features
 
 
 class Update(Section):
@@ -75,14 +101,20 @@ class Update(Section):
 
     relation: Relation
     """`<target>_from_<source>`: whose neighborhoods are read."""
+    neighbors: Literal["walks", "edges"] = "walks"
+    """`walks`: the neighborhoods table. `edges`: all of the node's edges, each with one visit (GCN)."""
     project: Dense = Dense()
     """Applied to each source node, once."""
     pool: Pool
     """`importance`: mean weighted by visits. `mean`, `max`, `sum`: over the neighborhood's set."""
-    degree_normalised: bool = False
-    """Divide each term by sqrt(|N(u)| * times v is referenced). LightGCN; only with pool `sum`."""
+    degree_exponents: tuple[NonNegativeFloat, NonNegativeFloat] | None = None
+    """(a, b): divide each term by |N(u)|^a * (times v is referenced)^b; only with pool `sum`. (.5, .5) is
+    LightGCN's."""
     combine: Combine
-    """`concat`: [h_u ; n_u]. `average`: (h_u + n_u) / (1 + |N(u)|), only with pool `sum`. `pooled`: n_u."""
+    """`concat`: [h_u ; n_u]. `average`: (h_u + n_u) / (1 + |N(u)|), only with pool `sum`.
+    `add`: h_u + pooled_weight * n_u. `pooled`: n_u."""
+    pooled_weight: PositiveFloat = 1.0
+    """Factor of n_u; only with combine `add`."""
     linear: Linear | None = None
     """Applied to what was combined."""
     activation: Activation = "none"
@@ -93,35 +125,55 @@ class Update(Section):
     @property
     def target(self) -> NodeType:
         """The node type that is updated."""
-        return _node_type(self.relation.split("_from_")[0])
+        return target_of(self.relation)
 
     @property
     def source(self) -> NodeType:
         """The node type whose representations are pooled."""
-        return _node_type(self.relation.split("_from_")[1])
+        return source_of(self.relation)
+
+    @property
+    def reads(self) -> str:
+        """Name of the neighborhoods it reads: the relation, and whether they are edges."""
+        return self.relation if self.neighbors == "walks" else f"{self.relation}.edges"
 
     @model_validator(mode="after")
     def _pool_fits(self) -> Update:
-        if self.degree_normalised and self.pool != "sum":
-            raise ValueError(f"degree_normalised needs pool 'sum', got '{self.pool}'")
-        if self.combine == "average" and (self.pool != "sum" or self.degree_normalised):
+        if self.degree_exponents and self.pool != "sum":
+            raise ValueError(f"degree_exponents needs pool 'sum', got '{self.pool}'")
+        if self.combine == "average" and (self.pool != "sum" or self.degree_exponents):
             raise ValueError(f"combine 'average' needs a plain pool 'sum', got '{self.pool}'")
+        if self.combine != "add" and self.pooled_weight != 1.0:
+            raise ValueError(f"pooled_weight needs combine 'add', got '{self.combine}'")
+        if self.neighbors == "edges" and source_of(self.relation) == target_of(self.relation):
+            raise ValueError(f"neighbors 'edges' needs a relation between types, got '{self.relation}'")
         return self
 
 
 class Output(Section):
     """The embedding of a node type, from its representations h^0, ..., h^K."""
 
-    layers: Literal["last", "mean"] = "last"
-    """h^K, or the mean over h^0, ..., h^K."""
+    layers: Literal["last", "mean", "concat"] = "last"
+    """h^K, or the mean, or the concatenation, of h^0, ..., h^K."""
     head: tuple[Dense, ...] = ()
     """Dense layers on top, first one first."""
     normalise: bool = False
     """Divide by the L2 norm; a zero vector stays zero."""
+    code: Literal["rotated", "signs"] = "rotated"
+    """How codes are made: signs of the rotated embedding, or of the embedding itself (a hash layer)."""
 
 
-def _node_type(name: str) -> NodeType:
-    return "item" if name == "item" else "context"
+class Score(Section):
+    """How well an item fits a query: `<z_q, z_i> / temperature + prior * log p_i`.
+
+    p_i is the item's share of all edges. In-batch softmax learns log P(i | q) - log P(i): the prior brings
+    the last term back at serving. Between two items the score is their cosine, without a prior.
+    """
+
+    temperature: PositiveFloat = 1.0
+    """As in the loss. 0.05 to 0.2 for unit vectors."""
+    prior: FiniteFloat = 0.0
+    """gamma: 1 after an in-batch softmax, 0 where the embedding's length holds the popularity."""
 
 
 class Network(Section):
@@ -135,6 +187,8 @@ class Network(Section):
     """Layers in order; one holds an update per node type, at most."""
     outputs: dict[NodeType, Output] = Field(min_length=1)
     """Node types that get an embedding."""
+    score: Score = Score()
+    """How embeddings are compared."""
 
     @model_validator(mode="after")
     def _widths_fit(self) -> Network:
@@ -151,7 +205,19 @@ class Network(Section):
     def embedding_size(self, node_type: NodeType) -> int:
         """Width of the embedding of a node type."""
         head = [dense.linear.size for dense in self.outputs[node_type].head if dense.linear]
-        return head[-1] if head else self.widths()[-1][node_type]
+        return head[-1] if head else self.output_width(node_type)
+
+    def output_width(self, node_type: NodeType) -> int:
+        """Width of what the output's head reads."""
+        widths = self.widths()
+        if self.outputs[node_type].layers != "concat":
+            return widths[-1][node_type]
+        return sum(widths[step][node_type] for step in self.steps(node_type))
+
+    def steps(self, node_type: NodeType) -> list[int]:
+        """Layers after which a node type has a new representation, from its first one on."""
+        first = [0] if node_type in self.inputs else []
+        return [*first, *self.updated(node_type)]
 
     def widths(self) -> list[dict[NodeType, int]]:
         """Width of each node type's newest representation after 0, 1, ..., K layers."""
@@ -179,7 +245,16 @@ class Network(Section):
         widths = self.widths()
         for node_type, one in self.inputs.items():
             if one.count is not None:
-                yield f"inputs.{node_type}", (one.count, one.width)
+                yield f"{TABLE}{node_type}", (one.count, one.width)
+            if one.features is not None:
+                width = one.features
+                for dense in one.tower:
+                    yield from _linear_tensors(dense.linear, width)
+                    width = dense.linear.size if dense.linear else width
+                if width != one.width:
+                    raise ValueError(
+                        f"inputs.{node_type}: the tower must end in width {one.width}, got {width}"
+                    )
         for before, updates in zip(widths, self.layers, strict=False):
             if len({update.target for update in updates}) != len(updates) or not updates:
                 raise ValueError("a layer must hold one update or one per node type")
@@ -192,10 +267,10 @@ class Network(Section):
         for node_type, output in self.outputs.items():
             if node_type not in widths[-1]:
                 raise ValueError(f"outputs.{node_type}: no representation of {node_type} is declared")
-            steps = [0, *self.updated(node_type)]
-            if output.layers == "mean" and len({widths[step].get(node_type) for step in steps}) != 1:
+            steps = self.steps(node_type)
+            if output.layers == "mean" and len({widths[step][node_type] for step in steps}) != 1:
                 raise ValueError(f"outputs.{node_type}: a mean of layers needs layers of one width")
-            width = widths[-1][node_type]
+            width = self.output_width(node_type)
             for dense in output.head:
                 yield from _linear_tensors(dense.linear, width)
                 width = dense.linear.size if dense.linear else width
@@ -213,7 +288,9 @@ def _combined_width(update: Update, before: Mapping[NodeType, int]) -> int:
     if update.combine == "concat":
         return own + pooled
     if own != pooled:
-        raise ValueError(f"{update.relation}: combine 'average' needs equal widths, got {own} and {pooled}")
+        raise ValueError(
+            f"{update.relation}: combine '{update.combine}' needs equal widths, got {own} and {pooled}"
+        )
     return own
 
 

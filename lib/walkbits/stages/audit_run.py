@@ -6,7 +6,7 @@ import logging
 import time
 
 from walkbits.errors import AuditError, InputError
-from walkbits.models.card import load_model
+from walkbits.models.card import read_card
 from walkbits.runs.audit import audit, changed
 from walkbits.runs.log import log_stage, logged_stages, record_state
 from walkbits.runs.pointer import Pointer
@@ -45,7 +45,7 @@ def audit_committed(context: StageRun, pointer: Pointer | None) -> list[Written]
             f"{NAME}: tables {sorted(missing)} must be finished for run {run.run_id}; "
             "run the stages before it"
         )
-    version = load_model(context.artifacts(MODEL)).card.model_version
+    version = read_card(context.artifacts(MODEL)).model_version
     key = config_hash(
         NAME, config.audit, config.index, config.seed, pointer.run_id if pointer else "", version,
         *sorted(f"{o.output}={o.fingerprint}" for o in outputs),

@@ -8,7 +8,7 @@ from pyspark.sql import functions as F
 from walkbits.arrays.places import Place
 from walkbits.graph.csr import BipartiteCsr
 from walkbits.graph.csr_build import write_csr
-from walkbits.models import relations_of
+from walkbits.models import walked_relations
 from walkbits.runs.stage import Stage, StageRun
 from walkbits.schemas import CONTEXT, EDGES, ITEM, NEIGHBORHOODS, NODES
 from walkbits.settings import Walks
@@ -39,7 +39,7 @@ def run(context: StageRun) -> list[Written]:
     csr = BipartiteCsr.open(folder)
     written = [context.artifact_written(GRAPH, csr.num_edges)]
     figures: dict[str, tuple[float, str]] = {}
-    for relation in relations_of(config.model):
+    for relation in walked_relations(config.model):
         walks = reach_mass(csr, relation, config.walks, config.seed)
         plan = plan_walks(counts[ITEM], counts[CONTEXT], csr.num_edges, weighted, relation, walks)
         written.append(_walk(context, folder, plan, walks))
@@ -69,7 +69,7 @@ def explain(context: StageRun) -> str:
     weighted = config.ingest.weighted or bool(config.walks.context_weight_exponent)
     return "\n".join(
         plan_walks(counts[ITEM], counts[CONTEXT], edges, weighted, relation, config.walks).explain()
-        for relation in relations_of(config.model)
+        for relation in walked_relations(config.model)
     )
 
 
@@ -91,7 +91,7 @@ def _fidelity(csr: BipartiteCsr, relation: Relation, walks: Walks, seed: int) ->
 STAGE = Stage(
     name="build_neighborhoods",
     after=("ingest_graph",),
-    settings=lambda config: (config.walks, str(config.ingest.weighted), str(relations_of(config.model))),
+    settings=lambda config: (config.walks, str(config.ingest.weighted), str(walked_relations(config.model))),
     run=run,
     explain=explain,
 )

@@ -16,19 +16,22 @@ from pyspark.sql.types import StructType
 
 from walkbits.arrays.places import Place
 from walkbits.errors import ModelError
+from walkbits.graph.csr import BipartiteCsr, read_meta
+from walkbits.graph.relations import edge_neighborhoods
 from walkbits.inference.external_ids import ExternalIds
 from walkbits.inference.layers import infer
 from walkbits.inference.plan import explained, plan_updates
 from walkbits.ingest.features import feature_schema_hash
 from walkbits.ingest.space import read_space, space_id
 from walkbits.models.card import LoadedModel, load_model
+from walkbits.network.declaration import Score, Update
 from walkbits.runs.stage import Parts, Stage, StageRun
 from walkbits.schemas import CONTEXT, EMBEDDINGS, FEATURES, ITEM, NEIGHBORHOODS, NODES, REPRESENTATIONS
-from walkbits.stages.build_neighborhoods import num_nodes
+from walkbits.stages.build_neighborhoods import GRAPH, num_nodes
 from walkbits.stages.reuse import MODEL, SPACE
 from walkbits.tables.rows import Batches, Rows
 from walkbits.tables.store import Store, Written
-from walkbits.types import NodeType, Relation
+from walkbits.types import F64, I32, NodeType
 
 
 def run(context: StageRun) -> list[Written]:
@@ -43,12 +46,13 @@ def run(context: StageRun) -> list[Written]:
             model,
             features={ITEM: item_features(store, run_id)},
             num_nodes=counts,
-            neighborhoods=lambda relation: neighborhoods(store, run_id, relation),
+            neighborhoods=lambda update: neighborhoods(context, update),
             inference=context.config.inference,
             folder=scratch,
             layers=layers,
+            node_keys=lambda node_type: node_keys(context, node_type, counts),
         )
-        named = with_external_ids(store, run_id, inferred.parts, counts, scratch / "names")
+        named = as_embeddings(context, inferred.parts, counts, model.card.network.score, scratch / "names")
         embeddings = store.write_rows(EMBEDDINGS, named, run_id)
         inferred.model_rows.check()
     seen = inferred.model_rows.seen()
@@ -95,18 +99,55 @@ def item_features(store: Store, run_id: str) -> Rows:
     return store.scan(FEATURES, ("node_id", "features"), run_id=run_id)
 
 
-def neighborhoods(store: Store, run_id: str, relation: Relation) -> Rows:
-    """(node, neighbors, visits) of a run."""
-    return store.scan(NEIGHBORHOODS, ("node", "neighbors", "visits"), run_id=run_id, relation=relation)
+def neighborhoods(context: StageRun, update: Update) -> Rows:
+    """(node, neighbors, visits) of what an update reads: walks from the table, edges from the graph."""
+    if update.neighbors == "edges":
+        return edge_neighborhoods(context.spark, context.artifacts(GRAPH), update.relation)
+    where = {"run_id": context.run_id, "relation": update.relation}
+    return context.store.scan(NEIGHBORHOODS, ("node", "neighbors", "visits"), **where)
+
+
+def node_keys(context: StageRun, node_type: NodeType, counts: Mapping[NodeType, int]) -> Rows:
+    """(node, node_key) of all nodes of a type; a node is its index."""
+    first = 0 if node_type == ITEM else counts["item"]
+    nodes = context.store.scan(NODES, ("node_id", "node_key"), run_id=context.run_id)
+    select = _Between(first, first + counts[node_type])
+    return nodes.then(select.run, select.schema)
+
+
+@dataclass(frozen=True)
+class _Between:
+    """Nodes first to end - 1, numbered from 0."""
+
+    first: int
+    end: int
+
+    schema: ClassVar[str] = "node int, node_key bigint"
+
+    def run(self, batches: Batches) -> Batches:
+        """(node_id, node_key) -> (node, node_key)."""
+        for batch in batches:
+            ids = batch.column(0).to_numpy()
+            kept = (ids >= self.first) & (ids < self.end)
+            nodes = pa.array((ids[kept] - self.first).astype(np.int32))
+            keys = pa.array(batch.column(1).to_numpy()[kept])
+            yield pa.RecordBatch.from_arrays([nodes, keys], names=["node", "node_key"])
 
 
 def explain(context: StageRun) -> str:
     """What `run` would map and shuffle, as text; only the run's neighborhoods are read, to count them."""
     network = load_run_model(context).card.network
-    relations = {update.relation for updates in network.layers for update in updates}
-    rows = context.store.read(NEIGHBORHOODS, run_id=context.run_id).where(F.col("relation").isin(*relations))
-    counted = rows.groupBy("relation").agg(F.sum(F.length("neighbors")) / 4).collect() if relations else []
-    references = dict.fromkeys(relations, 0) | {row[0]: int(row[1]) for row in counted}
+    updates = [update for updates in network.layers for update in updates]
+    references = {one.reads: 0 for one in updates}
+    walked = {one.relation for one in updates if one.neighbors == "walks"}
+    if walked:
+        rows = context.store.read(NEIGHBORHOODS, run_id=context.run_id)
+        rows = rows.where(F.col("relation").isin(*walked))
+        counted = rows.groupBy("relation").agg(F.sum(F.length("neighbors")) / 4).collect()
+        references |= {row[0]: int(row[1]) for row in counted}
+    if any(one.neighbors == "edges" for one in updates):
+        edges = read_meta(context.artifacts(GRAPH))["num_edges"]
+        references |= {one.reads: edges for one in updates if one.neighbors == "edges"}
     parallelism = context.spark.sparkContext.defaultParallelism
     plans = plan_updates(network, num_nodes(context), context.config.inference, parallelism)
     return explained(plans, references, parallelism)
@@ -136,40 +177,58 @@ def load_run_model(context: StageRun) -> LoadedModel:
     return model
 
 
-def with_external_ids(
-    store: Store, run_id: str, parts: Sequence[Rows], counts: Mapping[NodeType, int], folder: Place
+def as_embeddings(
+    context: StageRun, parts: Sequence[Rows], counts: Mapping[NodeType, int], score: Score, folder: Place
 ) -> list[Rows]:
     """The engine's rows as those of the embeddings table.
 
     Args:
-        run_id: Whose nodes they are.
         counts: Nodes per type.
-        folder: Scratch space for the names, to be removed after the rows are written.
+        score: How the model's embeddings are compared.
+        folder: Scratch space for the external ids, to be removed after the rows are written.
     """
-    nodes = store.scan(NODES, ("node_id", "external_id"), run_id=run_id)
+    nodes = context.store.scan(NODES, ("node_id", "external_id"), run_id=context.run_id)
     names = ExternalIds.write(nodes, sum(counts.values()), folder)
-    name = _Name(names, counts["item"])
-    return [part.then(name.run, name.schema) for part in parts]
+    graph = context.artifacts(GRAPH) if score.prior else None
+    row = _EmbeddingRow(names, counts["item"], graph, score.temperature * score.prior)
+    return [part.then(row.run, row.schema) for part in parts]
 
 
 @dataclass(frozen=True)
-class _Name:
-    """Gives each node its id, and what its data calls it."""
+class _EmbeddingRow:
+    """Gives each node its id, what its data calls it, and its prior.
+
+    Attributes:
+        graph: Where the items' degrees are; None without a prior.
+        weight: Factor of log p: an inner product plus the prior orders as the model's score does.
+    """
 
     names: ExternalIds
     num_items: int
+    graph: Place | None
+    weight: float
 
     schema: ClassVar[StructType] = StructType(EMBEDDINGS.schema.fields[1:])  # without run_id
 
     def run(self, batches: Batches) -> Batches:
-        """(node_type, node, embedding) -> (node_type, node_id, external_id, embedding)."""
+        """(node_type, node, embedding) -> (node_type, node_id, external_id, embedding, prior)."""
+        csr = BipartiteCsr.open(self.graph) if self.graph is not None else None
         for batch in batches:
             node_type, node, embedding = batch.columns
-            first = np.where(pc.equal(node_type, CONTEXT), self.num_items, 0)  # [rows]
-            ids = node.to_numpy() + first
-            yield pa.RecordBatch.from_arrays(
-                [node_type, pa.array(ids), self.names.of(ids), embedding], names=self.schema.names
-            )
+            is_context, index = pc.equal(node_type, CONTEXT), node.to_numpy()
+            ids = index + np.where(is_context, self.num_items, 0)  # [rows]
+            prior = np.zeros(len(index), np.float32)
+            if csr is not None:
+                items = np.flatnonzero(~is_context.to_numpy(zero_copy_only=False))
+                prior[items] = self.weight * log_share(csr, index[items])
+            columns = [node_type, pa.array(ids), self.names.of(ids), embedding, pa.array(prior)]
+            yield pa.RecordBatch.from_arrays(columns, names=self.schema.names)
+
+
+def log_share(csr: BipartiteCsr, items: I32) -> F64:
+    """Log of the share of all edges that items have; an item without any counts half an edge. fp64 [n]."""
+    degrees = csr.item.indptr[items + 1] - csr.item.indptr[items]
+    return np.asarray(np.log(np.maximum(degrees, 0.5) / max(csr.num_edges, 1)))
 
 
 STAGE = Stage(

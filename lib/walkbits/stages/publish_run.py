@@ -7,7 +7,7 @@ import time
 
 from walkbits.config import Config
 from walkbits.errors import AuditError, InputError
-from walkbits.models.card import load_model
+from walkbits.models.card import read_card
 from walkbits.runs.audit import changed
 from walkbits.runs.log import find_run, log_stage, logged_stages, record_state
 from walkbits.runs.pointer import check_forward, flip, published_before, read_pointer
@@ -42,7 +42,7 @@ def publish(context: StageRun, allow_rollback: bool = False) -> bool:
         return False
     check_forward(pointer, run, channel, allow_rollback)
     published = audit_committed(context, pointer)
-    version = load_model(context.artifacts(MODEL)).card.model_version
+    version = read_card(context.artifacts(MODEL)).model_version
     seq = flip(store, channel, run, pointer, version, published, allow_rollback)
     record_state(store, run, context.config, "published")
     rows, seconds = sum(o.rows for o in published), time.monotonic() - began

@@ -19,7 +19,7 @@ from walkbits.config import Config
 from walkbits.errors import ModelError
 from walkbits.ingest.features import feature_schema_hash
 from walkbits.ingest.space import load_space
-from walkbits.models.card import load_model
+from walkbits.models.card import read_card
 from walkbits.runs.log import metric
 from walkbits.runs.stage import StageRun
 from walkbits.schemas import LIVE, PUBLICATIONS

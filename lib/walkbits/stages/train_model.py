@@ -11,18 +11,20 @@ import numpy as np
 
 from walkbits.arrays.places import Place
 from walkbits.errors import InputError
-from walkbits.graph.csr import read_meta
+from walkbits.graph.csr import BipartiteCsr, read_meta
 from walkbits.ingest.features import feature_schema_hash, feature_width
 from walkbits.ingest.space import read_space
-from walkbits.models import relations_of
-from walkbits.models.card import Card, copy_model, load_model, save_model
+from walkbits.models import walked_relations
+from walkbits.models.base import Shapes
+from walkbits.models.card import Card, copy_model, read_card, save_model
+from walkbits.network.declaration import Network
 from walkbits.runs.stage import Stage, StageRun
-from walkbits.schemas import EDGES, FEATURES, ITEM, NEIGHBORHOODS
+from walkbits.schemas import EDGES, FEATURES, NEIGHBORHOODS
 from walkbits.stages import reuse
-from walkbits.stages.build_neighborhoods import GRAPH, num_nodes
+from walkbits.stages.build_neighborhoods import GRAPH
 from walkbits.tables.store import Written
-from walkbits.training.arrays import read_training_arrays, write_hard_negatives, write_training_arrays
-from walkbits.training.subgraphs import training_pairs
+from walkbits.training.examples import training_pairs
+from walkbits.types import NodeType
 from walkbits.walks.plan import plan_walks
 
 LOG = logging.getLogger("walkbits")
@@ -38,7 +40,7 @@ def take_over(context: StageRun, donor: str) -> list[Written]:
     """Copy a run's model to this run."""
     folder = context.artifacts(reuse.MODEL)
     copy_model(context.artifacts(reuse.MODEL, donor), folder)
-    card = load_model(folder).card
+    card = read_card(folder)
     context.measure({"reused": (1.0, "bool")})
     return [context.artifact_written(reuse.MODEL, num_parameters(card))]
 
@@ -51,29 +53,18 @@ def num_parameters(card: Card) -> int:
 def _train(context: StageRun) -> list[Written]:
     """Train on the run's own graph and save weights and card."""
     # torch takes seconds to load: the one stage that needs it pays, and only on a day that trains
+    from walkbits.training.arrays import read_training_data
     from walkbits.training.loop import train
 
-    config, store, run_id = context.config, context.store, context.run_id
-    (relation,) = relations_of(config.model)
+    config, run_id = context.config, context.run_id
+    csr = BipartiteCsr.open(context.artifacts(GRAPH))
+    network = config.model.network(shapes_of(context, csr))
     with context.scratch("training") as scratch:
-        write_training_arrays(
-            features=store.read(FEATURES, run_id=run_id),
-            neighborhoods=store.read(NEIGHBORHOODS, run_id=run_id, relation=relation),
-            pairs=training_pairs(store.read(EDGES, run_id=run_id), config.training, config.seed),
-            num_items=num_nodes(context)[ITEM],
-            feature_width=feature_width(config.features, config.items),
-            num_neighbors=config.training.train_neighbors,
-            folder=scratch,
-        )
-        hard = config.training.hard_negatives
-        if hard is not None:
-            write_hard_negatives(
-                context.spark, mapped_graph(context), config.walks, hard, config.seed, scratch
-            )
-        arrays = read_training_arrays(scratch)
+        write_arrays(context, network, csr, scratch)
+        data = read_training_data(scratch, csr, network, config.model.fit(), config.training, config.seed)
         trained = train(
-            arrays.features, arrays.neighborhoods, arrays.pairs, config.model, config.training, config.seed,
-            lambda line: LOG.info("stage=%s run=%s %s", STAGE.name, run_id, line), arrays.hard_negatives,
+            config.model, config.training, data, config.seed,
+            lambda line: LOG.info("stage=%s run=%s %s", STAGE.name, run_id, line),
         )  # fmt: skip
     card = save_model(
         context.artifacts(reuse.MODEL), trained.network, trained.weights,
@@ -82,9 +73,40 @@ def _train(context: StageRun) -> list[Written]:
         config_hash=reuse.training_hash(config),
         data_run=run_id,
         metrics=trained.metrics,
+        keys=trained.keys,
     )  # fmt: skip
     context.measure({name: (value, "") for name, value in trained.metrics.items()})
     return [context.artifact_written(reuse.MODEL, num_parameters(card))]
+
+
+def shapes_of(context: StageRun, csr: BipartiteCsr) -> Shapes:
+    """Node counts of the run's graph, and widths of its features."""
+    config = context.config
+    num_nodes: dict[NodeType, int] = {"item": csr.item.num_nodes, "context": csr.context.num_nodes}
+    return Shapes(num_nodes, {"item": feature_width(config.features, config.items)})
+
+
+def write_arrays(context: StageRun, network: Network, csr: BipartiteCsr, folder: Place) -> None:
+    """Write what training reads beside the graph: features, walked neighborhoods, pairs, hard negatives."""
+    from walkbits.training import arrays
+
+    config, store, run_id, training = context.config, context.store, context.run_id, context.config.training
+    for one, declared in network.inputs.items():
+        if declared.feature_width is not None:
+            features = store.read(FEATURES, run_id=run_id).select("node_id", "features")
+            arrays.write_features(features, one, csr.item.num_nodes, declared.feature_width, folder)
+    for relation in walked_relations(config.model):
+        side, _ = csr.sides(relation)
+        neighborhoods = store.read(NEIGHBORHOODS, run_id=run_id, relation=relation)
+        arrays.write_neighborhoods(neighborhoods, relation, side.num_nodes, training.train_neighbors, folder)
+    if config.model.fit().examples == "pairs":
+        pairs = training_pairs(store.read(EDGES, run_id=run_id), training, config.seed)
+        arrays.write_pairs(pairs, folder)
+        if training.hard_negatives is not None:
+            graph = mapped_graph(context)
+            arrays.write_hard_negatives(
+                context.spark, graph, config.walks, training.hard_negatives, config.seed, folder
+            )
 
 
 def mapped_graph(context: StageRun) -> Place:
@@ -94,8 +116,7 @@ def mapped_graph(context: StageRun) -> Place:
         InputError: it does not fit a host.
     """
     folder, walks = context.artifacts(GRAPH), context.config.walks
-    (relation,) = relations_of(context.config.model)
-    plan = plan_walks(**read_meta(folder), relation=relation, walks=walks)
+    plan = plan_walks(**read_meta(folder), relation="item_from_item", walks=walks)
     if plan.name != "replicated":
         raise InputError(
             f"training.hard_negatives needs plan replicated, got a graph of {plan.graph_bytes:,} bytes with "

@@ -7,7 +7,7 @@ need. Nothing is collected.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,60 +19,63 @@ from walkbits.arrays.mapped import ArrayWriter, create_matrix, open_array, open_
 from walkbits.arrays.places import Place, exists
 from walkbits.errors import EmptyInputError
 from walkbits.graph.csr import BipartiteCsr
+from walkbits.models.base import Sgd
+from walkbits.network.declaration import Network
 from walkbits.tables.rows import Batches
 from walkbits.tables.vectors import read_lists, read_vectors
+from walkbits.training.examples import Examples
+from walkbits.training.feeders import TrainingData
 from walkbits.training.negatives import HardNegatives, Partners, hard_negatives_of
 from walkbits.training.subgraphs import Neighborhoods
+from walkbits.types import F32, NodeType, Relation
 
-_FEATURES, _NEIGHBORS, _VISITS, _PAIRS = (f"{n}.npy" for n in ("features", "neighbors", "visits", "pairs"))
-_QUERIES, _JOINED, _HARD = (f"{n}.npy" for n in ("queries", "joined", "hard"))
-
-
-@dataclass(frozen=True)
-class TrainingArrays:
-    """Inputs of `training.train`.
-
-    Attributes:
-        features: fp32 [num_items, feature_width], mapped.
-        neighborhoods: The heaviest neighbors of each item.
-        pairs: int32 [num_pairs, 2], (query, positive).
-        hard_negatives: Of the queries, where `write_hard_negatives` ran.
-    """
-
-    features: NDArray[np.float32]
-    neighborhoods: Neighborhoods
-    pairs: NDArray[np.int32]
-    hard_negatives: HardNegatives | None
+_PAIRS, _QUERIES, _JOINED, _HARD = (f"{n}.npy" for n in ("pairs", "queries", "joined", "hard"))
 
 
-def write_training_arrays(
-    *,
-    features: DataFrame,
-    neighborhoods: DataFrame,
-    pairs: DataFrame,
-    num_items: int,
-    feature_width: int,
-    num_neighbors: int,
-    folder: Place,
+def _features_file(node_type: NodeType) -> str:
+    return f"features.{node_type}.npy"
+
+
+def _list_files(relation: Relation) -> tuple[str, str]:
+    return f"{relation}.neighbors.npy", f"{relation}.visits.npy"
+
+
+def write_features(
+    features: DataFrame, node_type: NodeType, num_nodes: int, width: int, folder: Place
 ) -> None:
-    """Write the arrays on the executors.
+    """Write a node type's feature matrix on the executors.
 
     Args:
-        features: (node_id, features BINARY) of all items.
-        neighborhoods: (node, neighbors, visits) of relation item_from_item.
-        pairs: (query, positive) in the order of `sampling.training_pairs`.
-        num_neighbors: Neighbors kept per item.
-        folder: On storage that the driver and all hosts reach.
+        features: (node INT or BIGINT, features BINARY) of all nodes of the type, by index.
+        folder: On storage that the driver and all hosts can access.
+    """
+    file = folder / _features_file(node_type)
+    create_matrix(file, num_nodes, width)
+    _run(features, _write_features(file, width))
+
+
+def write_neighborhoods(
+    neighborhoods: DataFrame, relation: Relation, num_targets: int, num_neighbors: int, folder: Place
+) -> None:
+    """Write the heaviest neighbors of a relation's targets on the executors.
+
+    Args:
+        neighborhoods: (node, neighbors, visits) of the relation.
+        num_neighbors: Neighbors kept per target.
+    """
+    for name in _list_files(relation):
+        create_matrix(folder / name, num_targets, num_neighbors, "<i4")
+    heaviest = [F.substring(c, 1, 4 * num_neighbors).alias(c) for c in ("neighbors", "visits")]
+    files = tuple(folder / name for name in _list_files(relation))
+    _run(neighborhoods.select("node", *heaviest), _write_lists(files, num_neighbors))
+
+
+def write_pairs(pairs: DataFrame, folder: Place) -> None:
+    """Write pairs (query, positive) in the order of `examples.training_pairs`.
 
     Raises:
         EmptyInputError: no context in the sample holds two items.
     """
-    create_matrix(folder / _FEATURES, num_items, feature_width)
-    _run(features.select("node_id", "features"), _write_features(folder, feature_width))
-    for name in (_NEIGHBORS, _VISITS):
-        create_matrix(folder / name, num_items, num_neighbors, "<i4")
-    heaviest = [F.substring(c, 1, 4 * num_neighbors).alias(c) for c in ("neighbors", "visits")]
-    _run(neighborhoods.select("node", *heaviest), _write_lists(folder, num_neighbors))
     # The sample's pairs are a bounded stream: contexts sampled x pairs_per_context.
     ordered = pairs.toArrow()
     if not ordered.num_rows:
@@ -93,7 +96,7 @@ def write_hard_negatives(
     folder: Place,
     queries_per_block: int = 256,
 ) -> None:
-    """Rank items for the queries of the pairs that `write_training_arrays` wrote, on the executors.
+    """Rank items for the queries of the pairs that `write_pairs` wrote, on the executors.
 
     Args:
         spark: The session.
@@ -115,19 +118,51 @@ def write_hard_negatives(
     _run(blocks, _write_hard_negatives(graph, walks, hard, seed, folder, queries_per_block))
 
 
-def read_training_arrays(folder: Place) -> TrainingArrays:
-    """Map what `write_training_arrays` and, where it ran, `write_hard_negatives` wrote."""
-    neighbors, visits = (open_array(folder / name) for name in (_NEIGHBORS, _VISITS))
-    present = visits > 0  # [num_items, num_neighbors]; padding has no visits
-    indptr = np.concatenate([[0], np.cumsum(present.sum(axis=1))])
-    return TrainingArrays(
-        features=open_matrix(folder / _FEATURES),
-        neighborhoods=Neighborhoods(indptr, neighbors[present], visits[present]),
-        pairs=open_array(folder / _PAIRS),
-        hard_negatives=HardNegatives(open_array(folder / _QUERIES), open_array(folder / _HARD))
-        if exists(folder / _HARD)
-        else None,
+def read_training_data(
+    folder: Place, csr: BipartiteCsr, network: Network, fit: Sgd, training: settings.Training, seed: int
+) -> TrainingData:
+    """Map what the functions above wrote, and the graph's edges where the network reads them.
+
+    Args:
+        csr: The run's graph.
+    """
+    num_nodes: dict[NodeType, int] = {"item": csr.item.num_nodes, "context": csr.context.num_nodes}
+    features: dict[NodeType, F32] = {
+        one: open_matrix(folder / _features_file(one))[: num_nodes[one]]
+        for one, declared in network.inputs.items()
+        if declared.feature_width is not None
+    }
+    relations: dict[str, Neighborhoods] = {}
+    for update in (one for updates in network.layers for one in updates):
+        if update.reads not in relations:
+            read = _edges if update.neighbors == "edges" else partial(_walked, folder)
+            relations[update.reads] = read(update.relation, csr)
+    if fit.examples == "pairs":
+        examples = Examples.of_pairs(open_array(folder / _PAIRS))
+    else:
+        examples = Examples.of_edges(csr, training.context_fraction, seed)
+    hard = exists(folder / _HARD)
+    return TrainingData(
+        num_nodes,
+        features,
+        {"item": csr.item.keys, "context": csr.context.keys},
+        relations,
+        examples,
+        HardNegatives(open_array(folder / _QUERIES), open_array(folder / _HARD)) if hard else None,
     )
+
+
+def _edges(relation: Relation, csr: BipartiteCsr) -> Neighborhoods:
+    side, _ = csr.sides(relation)
+    return Neighborhoods(side.indptr.astype(np.int64), side.indices, np.ones(len(side.indices), np.int32))
+
+
+def _walked(folder: Place, relation: Relation, csr: BipartiteCsr) -> Neighborhoods:
+    side, _ = csr.sides(relation)
+    neighbors, visits = (open_array(folder / name)[: side.num_nodes] for name in _list_files(relation))
+    present = visits > 0  # [targets, num_neighbors]; padding has no visits
+    indptr = np.concatenate([[0], np.cumsum(present.sum(axis=1))])
+    return Neighborhoods(indptr, neighbors[present], visits[present])
 
 
 def _run(frame: DataFrame, write: Callable[[Batches], Batches]) -> None:
@@ -135,20 +170,20 @@ def _run(frame: DataFrame, write: Callable[[Batches], Batches]) -> None:
     frame.mapInArrow(write, "done int").count()
 
 
-def _write_features(folder: Place, width: int) -> Callable[[Batches], Batches]:
+def _write_features(file: Place, width: int) -> Callable[[Batches], Batches]:
     def write(batches: Batches) -> Batches:
-        with ArrayWriter(folder / _FEATURES) as writer:
+        with ArrayWriter(file) as writer:
             for batch in batches:
-                nodes = batch.column("node_id").to_numpy().astype(np.int32)
-                writer.write(nodes, read_vectors(batch.column("features"), width))
+                nodes = batch.column(0).to_numpy().astype(np.int32)
+                writer.write(nodes, read_vectors(batch.column(1), width))
         yield from ()
 
     return write
 
 
-def _write_lists(folder: Place, width: int) -> Callable[[Batches], Batches]:
+def _write_lists(files: tuple[Place, ...], width: int) -> Callable[[Batches], Batches]:
     def write(batches: Batches) -> Batches:
-        with ArrayWriter(folder / _NEIGHBORS) as neighbors, ArrayWriter(folder / _VISITS) as visits:
+        with ArrayWriter(files[0]) as neighbors, ArrayWriter(files[1]) as visits:
             for batch in batches:
                 nodes = batch.column("node").to_numpy().astype(np.int32)
                 for writer, name in ((neighbors, "neighbors"), (visits, "visits")):

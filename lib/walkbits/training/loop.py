@@ -1,7 +1,7 @@
-"""Max-margin training of PinSage in one process, on CPU or CUDA (section 3.3).
+"""Training of any declared network by gradient steps, in one process, on CPU or CUDA.
 
 A producer builds the next minibatch while the consumer computes the current one. The
-order of pairs, the negatives and the first weights are keyed draws, and torch runs
+order of examples, the negatives and the first weights are keyed draws, and torch runs
 deterministic algorithms: the same machine and versions give the same model.
 """
 
@@ -10,26 +10,28 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Final
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from walkbits import rng, settings
 from walkbits.errors import EmptyInputError, InputError, WalkbitsError
-from walkbits.models.pinsage import Hop, PinSage, max_margin_loss
-from walkbits.network.declaration import Network
+from walkbits.models.base import ModelSettings, Sgd, Shapes
+from walkbits.network.declaration import TABLE, Network
+from walkbits.settings import HardNegatives as HardNegativeSettings
+from walkbits.settings import Training
+from walkbits.training.examples import Examples
+from walkbits.training.feeders import Batch, Feeder, TrainingData
+from walkbits.training.module import Module, first_rows
 from walkbits.training.negatives import HardNegatives
-from walkbits.training.subgraphs import Neighborhoods, SubgraphBuilder, below, gather_rows
-from walkbits.types import F32, I32, I64
-
-_ORDER_TAG: Final = int.from_bytes(b"order", "big")
-_NEGATIVES_TAG: Final = int.from_bytes(b"negative", "big") >> 1
+from walkbits.training.objectives import Embedded, loss_of
+from walkbits.training.tables import Table
+from walkbits.types import F32, I64, NodeType
 
 
 @dataclass(frozen=True)
@@ -40,154 +42,129 @@ class Trained:
         network: Declaration of inputs, layers and outputs.
         weights: fp32 arrays by tensor name.
         metrics: Figures of the training; equal for equal inputs.
+        keys: int64 [rows] per node type with a table of ids: `node_key` of each row.
     """
 
     network: Network
     weights: dict[str, F32]
     metrics: dict[str, float]
-
-
-@dataclass(frozen=True)
-class _Batch:
-    features: Tensor
-    hops: tuple[Hop, ...]
-    query: Tensor
-    positive: Tensor
-    negative: Tensor
-    hard: Tensor
-    allowed: Tensor
+    keys: Mapping[NodeType, I64] = field(default_factory=dict)
 
 
 def train(
-    features: F32,
-    neighborhoods: Neighborhoods,
-    pairs: I32,
-    model: settings.Model,
-    training: settings.Training,
-    seed: int,
-    progress: Callable[[str], None],
-    hard_negatives: HardNegatives | None = None,
+    model: ModelSettings, training: Training, data: TrainingData, seed: int, progress: Callable[[str], None]
 ) -> Trained:
-    """Train PinSage on pairs of related items.
+    """Train a model.
 
     Args:
-        features: fp32 [num_items, feature_width]; a mapped file will do.
-        neighborhoods: item_from_item, of all items.
-        pairs: int32 [num_pairs, 2], (query, positive), in a fixed order.
-        model: Sizes of the network.
-        training: Schedule.
-        seed: Seed of first weights, order of pairs and negatives.
+        model: Settings; they declare the network and how it is fitted.
+        training: Examples, negatives, steps.
+        data: What it is trained on.
+        seed: Seed of first weights, order of examples and negatives.
         progress: Called with one line per epoch.
-        hard_negatives: Of all queries; needed where `training.hard_negatives` is set.
 
     Returns:
-        The network's declaration, its weights, and `loss` of the last epoch, `epochs`, `pairs`;
+        The network's declaration, its weights, and `loss` of the last epoch, `epochs`, `examples`;
         with hard negatives `hard_negative_coverage`, the share of queries that have some.
 
     Raises:
-        EmptyInputError: no pairs.
+        EmptyInputError: no examples.
         InputError: arrays that do not belong together.
         WalkbitsError: the loss is no longer finite.
     """
-    _check(features, neighborhoods, pairs)
-    _check_hard_negatives(hard_negatives, pairs, training.hard_negatives)
+    widths: dict[NodeType, int] = {one: x.shape[1] for one, x in data.features.items()}
+    network, fit = model.network(Shapes(data.num_nodes, widths)), model.fit()
+    _check(network, data, fit)
+    _check_hard_negatives(data.hard_negatives, data.examples, training.hard_negatives)
+    count = len(data.examples.query)
     with _deterministic():
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        module = PinSage(features.shape[1], model, seed).to(device)
-        optimizer = torch.optim.Adam(module.parameters(), lr=training.learning_rate)
-        producer = _Producer(features, neighborhoods, pairs, model, training, seed, hard_negatives)
+        learner = Learner(network, fit, training, data, seed, device)
         started, loss = time.monotonic(), math.nan
         for epoch in range(training.epochs):
             total = 0.0
-            for step, batch in enumerate(producer.epoch(epoch, device)):
-                optimizer.zero_grad(set_to_none=True)
-                z = module(batch.features, batch.hops)  # [targets, embedding_size]
-                step_loss = max_margin_loss(
-                    z[batch.query], z[batch.positive], z[batch.negative], z[batch.hard], batch.allowed,
-                    training.margin,
-                )  # fmt: skip
-                step_loss.backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
-                value = step_loss.item()
+            for step, batch in enumerate(learner.feeder.epoch(epoch)):
+                value = learner.step(batch, epoch, step)
                 if not math.isfinite(value):
                     raise WalkbitsError(
                         f"training loss must stay finite, got {value} in epoch {epoch + 1}, step {step + 1}; "
                         "lower training.learning_rate or look for huge feature values"
                     )
-                total += value * len(batch.query)
-            loss = total / len(pairs)
-            progress(_line(epoch + 1, training.epochs, loss, len(pairs), time.monotonic() - started))
-    weights = {name: tensor.detach().cpu().numpy().copy() for name, tensor in module.state_dict().items()}
-    metrics = {"loss": loss, "epochs": float(training.epochs), "pairs": float(len(pairs))}
-    if hard_negatives is not None:
-        metrics["hard_negative_coverage"] = hard_negatives.coverage
-    return Trained(module.network, weights, metrics)
+                total += value * batch.size
+            loss = total / count
+            progress(_line(epoch + 1, training.epochs, loss, count, time.monotonic() - started))
+    metrics = {"loss": loss, "epochs": float(training.epochs), "examples": float(count)}
+    if data.hard_negatives is not None:
+        metrics["hard_negative_coverage"] = data.hard_negatives.coverage
+    keys = {one: data.keys[one] for one in learner.tables}
+    return Trained(network, learner.weights(), metrics, keys)
 
 
-class _Producer:
-    """Minibatches in keyed order, one ahead of the consumer."""
+class Learner:
+    """A network's weights and what changes them."""
 
     def __init__(
         self,
-        features: F32,
-        neighborhoods: Neighborhoods,
-        pairs: I32,
-        model: settings.Model,
-        training: settings.Training,
+        network: Network,
+        fit: Sgd,
+        training: Training,
+        data: TrainingData,
         seed: int,
-        hard_negatives: HardNegatives | None,
+        device: torch.device,
     ) -> None:
-        self._features, self._pairs, self._training, self._seed = features, pairs, training, seed
-        self._hard_negatives = hard_negatives
-        graph = neighborhoods.heaviest(training.train_neighbors)
-        self._builder = SubgraphBuilder(graph, model.num_layers, model.pooling)
+        self._training, self._fit, self._device = training, fit, device
+        self.module = Module(network, seed, device)
+        self.tables: dict[NodeType, Table] = {
+            one: Table(first_rows(data.keys[one], declared.width, seed))
+            for one, declared in network.inputs.items()
+            if declared.count is not None
+        }
+        self.feeder = Feeder(network, data, fit, training, seed, device)
+        self._loss = loss_of(training.objective or fit.objective, training, network.score.temperature)
+        parameters = [*self.module.weights.values()]
+        self._optimizer = torch.optim.Adam(parameters, lr=training.learning_rate) if parameters else None
 
-    def epoch(self, epoch: int, device: torch.device) -> Iterator[_Batch]:
-        """All batches of an epoch."""
-        keys = rng.draw(self._seed ^ _ORDER_TAG, np.arange(len(self._pairs)), epoch)
-        order = np.argsort(keys, kind="stable")
-        size = self._training.batch_size
-        steps = [order[start : start + size] for start in range(0, len(order), size)]
-        with ThreadPoolExecutor(max_workers=1) as ahead:
-            pending = ahead.submit(self._batch, epoch, 0, steps[0], device)
-            for step in range(1, len(steps) + 1):
-                batch = pending.result()
-                if step < len(steps):
-                    pending = ahead.submit(self._batch, epoch, step, steps[step], device)
-                yield batch
+    def step(self, batch: Batch, epoch: int, step: int) -> float:
+        """One gradient step; the minibatch's loss before it."""
+        rate = self._rate(epoch, step)
+        inputs: dict[NodeType, dict[str, Tensor]] = {
+            one: ({"features": batch.features[one]} if one in batch.features else {}) for one in batch.nodes
+        }
+        for one, table in self.tables.items():
+            inputs[one]["ids"] = table.read(batch.nodes[one], self._device)
+        z = self.module(inputs, batch.hops, batch.sizes)
+        if self._fit.cosine:
+            z = {one: F.normalize(x, dim=1) for one, x in z.items()}
+        query, items = z[self.feeder.query_type], z["item"]
+        embedded = Embedded(
+            query[batch.query], items[batch.positive], items[batch.shared], items[batch.own],
+            batch.allowed, batch.log_q, batch.positive_log_q,
+        )  # fmt: skip
+        done = epoch * self.feeder.steps() + step
+        loss = self._loss(embedded, done / (self._training.epochs * self.feeder.steps()))
+        if self._optimizer is not None:
+            self._optimizer.zero_grad(set_to_none=True)
+            for group in self._optimizer.param_groups:
+                group["lr"] = rate
+        loss.backward()  # type: ignore[no-untyped-call]
+        if self._optimizer is not None:
+            self._optimizer.step()
+        for one, table in self.tables.items():
+            gradient = inputs[one]["ids"].grad
+            if gradient is not None:
+                table.step(batch.nodes[one], gradient, rate)
+        return loss.item()
 
-    def _batch(self, epoch: int, step: int, chosen: I64, device: torch.device) -> _Batch:
-        query, positive = self._pairs[chosen].T  # [pairs], [pairs]
-        draws = rng.draw(self._seed ^ _NEGATIVES_TAG, np.arange(self._training.num_negatives), epoch, step)
-        negative = below(draws, len(self._features)).astype(np.int32)  # [negatives]
-        hard = self._hard(query, chosen, epoch)  # [pairs, hard negatives]
-        subgraph, rows = self._builder.build(np.concatenate([query, positive, negative, hard.reshape(-1)]))
-        gathered = np.empty((len(subgraph.sources), self._features.shape[1]), np.float32)
-        gather_rows(self._features, subgraph.sources, gathered)
-        at = torch.from_numpy(rows).to(device)  # [2 * pairs + negatives + pairs * hard negatives]
-        n, rest = len(query), 2 * len(query) + len(negative)
-        query_at, positive_at, negative_at = at[:n], at[n : 2 * n], at[2 * n : rest]
-        hard_at = at[rest:].view(hard.shape)  # [pairs, hard negatives]
-        against = torch.cat([negative_at.expand(len(query), -1), hard_at], dim=1)
-        return _Batch(
-            features=torch.from_numpy(gathered).to(device),
-            hops=tuple(
-                Hop(*(torch.from_numpy(one) for one in (hop.indptr, hop.neighbors, hop.weights))).to(device)
-                for hop in subgraph.hops
-            ),
-            query=query_at,
-            positive=positive_at,
-            negative=negative_at,
-            hard=hard_at,
-            allowed=(against != query_at[:, None]) & (against != positive_at[:, None]),
-        )
+    def _rate(self, epoch: int, step: int) -> float:
+        """Step size: linear warm-up, then a factor per epoch (PinSage, section 3.3)."""
+        training, done = self._training, epoch * self.feeder.steps() + step + 1
+        warm = min(1.0, done / training.warmup_steps) if training.warmup_steps else 1.0
+        return training.learning_rate * warm * training.learning_rate_decay**epoch
 
-    def _hard(self, query: I32, chosen: I64, epoch: int) -> I32:
-        """Hard negatives of the pairs, one more in each epoch: int32 [pairs, hard negatives]."""
-        hard = self._training.hard_negatives
-        if hard is None or self._hard_negatives is None:
-            return np.empty((len(query), 0), np.int32)
-        return self._hard_negatives.choose(query, chosen, epoch, min(epoch, hard.per_pair), self._seed)
+    def weights(self) -> dict[str, F32]:
+        """All tensors of the network by name."""
+        found = {name: tensor.detach().cpu().numpy().copy() for name, tensor in self.module.weights.items()}
+        return found | {f"{TABLE}{one}": table.rows for one, table in self.tables.items()}
 
 
 @contextmanager
@@ -207,38 +184,57 @@ def _deterministic() -> Iterator[None]:
         guard.fill_uninitialized_memory = before[1]
 
 
-def _line(epoch: int, epochs: int, loss: float, pairs: int, seconds: float) -> str:
-    rate, left = epoch * pairs / seconds, seconds / epoch * (epochs - epoch)
-    return f"epoch {epoch}/{epochs} loss={loss:.5f} pairs/s={rate:,.0f} eta={left:.0f}s"
+def _line(epoch: int, epochs: int, loss: float, examples: int, seconds: float) -> str:
+    rate, left = epoch * examples / seconds, seconds / epoch * (epochs - epoch)
+    return f"epoch {epoch}/{epochs} loss={loss:.5f} examples/s={rate:,.0f} left={left:.0f}s"
 
 
-def _check(features: F32, neighborhoods: Neighborhoods, pairs: I32) -> None:
-    num_items = len(features)
-    if len(pairs) == 0:
+def _check(network: Network, data: TrainingData, fit: Sgd) -> None:
+    if not len(data.examples.query):
+        what = "pair of items that share a context" if fit.examples == "pairs" else "edge"
         raise EmptyInputError(
-            "training needs at least one pair of items that share a context, got none; "
+            f"training needs at least one {what}, got none; "
             "raise training.context_fraction or check the edges"
         )
-    if features.ndim != 2 or features.dtype != np.float32:
-        raise InputError(
-            f"features must be float32 [num_items, width], got {features.dtype} {features.shape}"
+    for one, declared in network.inputs.items():
+        nodes = data.num_nodes[one]
+        if declared.feature_width is not None:
+            x = data.features[one]
+            if x.ndim != 2 or x.dtype != np.float32 or len(x) != nodes:
+                raise InputError(
+                    f"features of {one} must be float32 [{nodes}, width], got {x.dtype} {[*x.shape]}; "
+                    "build them from the run's graph"
+                )
+    updates = [update for updates in network.layers for update in updates]
+    for update in updates:
+        graph, targets, sources = (
+            data.relations[update.reads],
+            data.num_nodes[update.target],
+            data.num_nodes[update.source],
         )
-    if len(neighborhoods.indptr) != num_items + 1:
-        raise InputError(
-            f"neighborhoods must have a row per item ({num_items}), got {len(neighborhoods.indptr) - 1}; "
-            "build both from one graph"
-        )
-    for name, ids in (("pairs", pairs), ("neighborhoods", neighborhoods.neighbors)):
-        if ids.size and (ids.min() < 0 or ids.max() >= num_items):
-            raise InputError(f"{name} must hold indices below {num_items}, got {ids.min()} to {ids.max()}")
+        if len(graph.indptr) != targets + 1:
+            raise InputError(
+                f"neighborhoods of {update.reads} must have a row per {update.target} ({targets}), got "
+                f"{len(graph.indptr) - 1}; build both from one graph"
+            )
+        _check_indices(update.reads, graph.neighbors, sources)
+    _check_indices("positives", data.examples.positive, data.num_nodes["item"])
+    _check_indices(
+        "queries", data.examples.query, data.num_nodes["item" if fit.examples == "pairs" else "context"]
+    )
+
+
+def _check_indices(name: str, ids: Any, count: int) -> None:
+    if ids.size and (ids.min() < 0 or ids.max() >= count):
+        raise InputError(f"{name} must hold indices below {count}, got {ids.min()} to {ids.max()}")
 
 
 def _check_hard_negatives(
-    found: HardNegatives | None, pairs: I32, wanted: settings.HardNegatives | None
+    found: HardNegatives | None, examples: Examples, wanted: HardNegativeSettings | None
 ) -> None:
     if wanted is None:
         return
-    if found is None or not np.isin(pairs[:, 0], found.queries).all():
+    if found is None or not np.isin(examples.query, found.queries).all():
         raise InputError(
             "training.hard_negatives needs a row of them for every query, got "
             f"{0 if found is None else len(found.queries)} rows; rank the pairs' own queries"

@@ -19,7 +19,7 @@ import numpy as np
 
 from walkbits import rng, settings
 from walkbits.graph.csr import BipartiteCsr
-from walkbits.training.subgraphs import below
+from walkbits.training.examples import below
 from walkbits.types import I32, I64
 from walkbits.walks.kernel import neighborhoods_of
 

@@ -1,119 +1,30 @@
-"""What training reads: positive pairs from contexts, and re-indexed minibatch subgraphs.
+"""Minibatch subgraphs: the nodes below some targets, numbered anew, each computed once per hop.
 
-Pairs are drawn by Spark, subgraphs by one process from mapped arrays. Every draw is
-keyed by what it is for, so pairs and batches do not depend on partitions or order.
+One process builds them from mapped arrays, for any declared network.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Final
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numba import njit
-from numpy.typing import ArrayLike, NDArray
-from pyspark.sql import DataFrame, Window
-from pyspark.sql import functions as F
 
-from walkbits import rng, settings
-from walkbits.network.arithmetic import pool_weights
-from walkbits.network.declaration import Pool
-from walkbits.tables.rows import Batches
-from walkbits.types import F32, I32, I64, U64
-
-_CONTEXTS_TAG: Final = int.from_bytes(b"contexts", "big") >> 1
-_PAIRS_TAG: Final = int.from_bytes(b"pairs", "big")
-_CONTEXTS_AT_ONCE: Final = 1 << 20
-"""Draws in one array: 1 M x 8 bytes, times a handful of temporaries."""
-
-
-def training_pairs(edges: DataFrame, training: settings.Training, seed: int) -> DataFrame:
-    """Pairs of different items that share a context, from a sample of contexts.
-
-    A context takes part if its draw is below `context_fraction`. Each then gives up to
-    `pairs_per_context` pairs, distinct as unordered pairs, drawn uniformly by the items'
-    ranks within the context; no context's items are ever held in one row.
-
-    Args:
-        edges: (item INT, context INT), one row per edge.
-        training: `context_fraction` and `pairs_per_context`.
-        seed: Seed of the run.
-
-    Returns:
-        (query INT, positive INT), ordered by context and draw.
-    """
-    edges = edges.select("context", "item")
-    sizes = edges.groupBy("context").agg(F.count("item").alias("size"))
-
-    def draw(batches: Batches) -> Batches:
-        rows = max(1, _CONTEXTS_AT_ONCE // training.pairs_per_context)
-        for batch in batches:
-            for start in range(0, batch.num_rows, rows):
-                part = batch.slice(start, rows)
-                context, size = (part.column(i).to_numpy() for i in range(2))
-                yield _pairs_of(context, size, training, seed)
-
-    drawn = sizes.mapInArrow(draw, "context int, pair int, query_rank bigint, positive_rank bigint")
-    sampled = drawn.select("context").distinct()
-    rank = F.row_number().over(Window.partitionBy("context").orderBy("item")).cast("bigint") - 1
-    ranked = edges.join(sampled, on="context", how="left_semi").select("context", "item", rank.alias("rank"))
-    query = ranked.select("context", F.col("rank").alias("query_rank"), F.col("item").alias("query"))
-    positive = ranked.select("context", F.col("rank").alias("positive_rank"), F.col("item").alias("positive"))
-    return (
-        drawn.join(query, on=["context", "query_rank"], how="inner")
-        .join(positive, on=["context", "positive_rank"], how="inner")
-        .orderBy("context", "pair")
-        .select("query", "positive")
-    )
-
-
-def _pairs_of(context: I32, size: I64, training: settings.Training, seed: int) -> pa.RecordBatch:
-    """Rank pairs of the sampled contexts among some, as (context, pair, query_rank, positive_rank)."""
-    kept = (size >= 2) & (rng.uniform(rng.draw(seed ^ _CONTEXTS_TAG, context)) < training.context_fraction)
-    context, size = context[kept, None], size[kept, None]  # [contexts, 1]
-    pair = np.arange(training.pairs_per_context)
-    query = below(rng.draw(seed ^ _PAIRS_TAG, context, pair, 0), size)  # [contexts, pairs]
-    step = below(rng.draw(seed ^ _PAIRS_TAG, context, pair, 1), size - 1)
-    positive = (query + 1 + step) % size  # [contexts, pairs], never the query
-    unordered = np.minimum(query, positive) * size + np.maximum(query, positive)
-    first = _first_seen(unordered)
-    row, column = np.nonzero(first)
-    return pa.RecordBatch.from_arrays(
-        [
-            pa.array(context[row, 0], pa.int32()),
-            pa.array(column, pa.int32()),
-            pa.array(query[row, column]),
-            pa.array(positive[row, column]),
-        ],
-        names=["context", "pair", "query_rank", "positive_rank"],
-    )
-
-
-def below(draws: U64, bound: ArrayLike) -> I64:
-    """Draws scaled to [0, bound), bound < 2^32: their upper 32 bits times the bound."""
-    return (((draws >> np.uint64(32)) * np.asarray(bound, np.uint64)) >> np.uint64(32)).astype(np.int64)
-
-
-def _first_seen(values: I64) -> NDArray[np.bool_]:
-    """Whether a value appears for the first time in its row. bool [rows, columns]."""
-    order = np.argsort(values, axis=1, kind="stable")
-    ordered = np.take_along_axis(values, order, axis=1)
-    fresh = np.ones(values.shape, bool)
-    fresh[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
-    first = np.empty_like(fresh)
-    np.put_along_axis(first, order, fresh, axis=1)
-    return first
+from walkbits.network.arithmetic import degree_weights, pool_weights
+from walkbits.network.declaration import Network, Update
+from walkbits.types import F32, I32, I64, NodeType
 
 
 @dataclass(frozen=True)
 class Neighborhoods:
-    """Neighborhoods of all items as one CSR: row u is `neighbors[indptr[u]:indptr[u + 1]]`.
+    """Neighborhoods of all targets as one CSR: row u is `neighbors[indptr[u]:indptr[u + 1]]`.
 
     Attributes:
-        indptr: int64 [num_items + 1].
+        indptr: int64 [targets + 1].
         neighbors: int32 [indptr[-1]], visits descending then index ascending in each row.
-        visits: int32 [indptr[-1]].
+        visits: int32 [indptr[-1]]; of edges, ones.
     """
 
     indptr: I64
@@ -122,16 +33,35 @@ class Neighborhoods:
 
     def heaviest(self, count: int) -> Neighborhoods:
         """The first `count` neighbors of each row: the most visited ones."""
-        sizes = np.minimum(np.diff(self.indptr), count)  # [num_items]
+        sizes = np.minimum(np.diff(self.indptr), count)  # [targets]
         indptr = np.concatenate([[0], np.cumsum(sizes)])
         within = np.arange(indptr[-1]) - np.repeat(indptr[:-1], sizes)
         kept = np.repeat(self.indptr[:-1], sizes) + within
         return Neighborhoods(indptr, self.neighbors[kept], self.visits[kept])
 
+    def weights(self, update: Update, sources: int) -> F32:
+        """What each neighbor counts in an update: fp32 [indptr[-1]]."""
+        weights = pool_weights(self.indptr, self.visits, update.pool)
+        if update.degree_exponents is None:
+            return weights
+        return degree_weights(
+            weights, self.indptr, self.references(sources)[self.neighbors], update.degree_exponents
+        )
+
+    def references(self, sources: int) -> F32:
+        """Neighborhoods that hold each source: fp32 [sources]."""
+        return np.bincount(self.neighbors, minlength=sources).astype(np.float32)
+
 
 @dataclass(frozen=True)
-class HopArrays:
-    """One layer's neighborhoods of a minibatch; fields as in `pinsage.Hop`."""
+class Hop:
+    """One update's neighborhoods in a minibatch, numbered anew.
+
+    Attributes:
+        indptr: int64 [targets + 1], from 0.
+        neighbors: int64 [indptr[-1]], rows of the sources.
+        weights: fp32 [indptr[-1]].
+    """
 
     indptr: I64
     neighbors: I64
@@ -142,60 +72,159 @@ class HopArrays:
 class Subgraph:
     """What a minibatch needs to embed its targets.
 
+    The nodes of a type after a layer are the first ones of those before it.
+
     Attributes:
-        sources: int32 [num_sources], items whose features the first hop reads.
-        hops: In the order in which they are applied; the targets of a hop are the first
-            sources of it, and the sources of the last hop the targets of none.
-        targets: Number of targets of the last hop; `sources[:targets]` are they.
+        nodes: int32 per node type with an input, whose h^0 is read.
+        layers: In the order in which they are applied: the hop of each updated node type.
+        sizes: Nodes of each type before the first layer, after the first, ..., after the last.
     """
 
-    sources: I32
-    hops: tuple[HopArrays, ...]
-    targets: int
+    nodes: Mapping[NodeType, I32]
+    layers: tuple[Mapping[NodeType, Hop], ...]
+    sizes: tuple[Mapping[NodeType, int], ...]
 
 
+@dataclass(frozen=True)
+class Histories:
+    """Contexts made of some of their items, one for each example.
+
+    Attributes:
+        indptr: int64 [examples + 1], from 0.
+        items: int32 [indptr[-1]].
+    """
+
+    indptr: I64
+    items: I32
+
+
+class _Nodes:
+    """The nodes of one type in a minibatch, in order of first appearance."""
+
+    def __init__(self, count: int) -> None:
+        self.position = np.full(count, -1, np.int32)
+        self.nodes = np.empty(count, np.int32)
+        self.size = 0
+
+    def enter(self, nodes: I32) -> I64:
+        """Number the nodes that are new; the number of each."""
+        rows = np.empty(len(nodes), np.int64)
+        self.size = int(_enter(nodes, self.position, self.nodes, self.size, rows))
+        return rows
+
+    def clear(self) -> None:
+        self.position[self.nodes[: self.size]] = -1
+        self.size = 0
+
+
+@dataclass
 class SubgraphBuilder:
-    """Builds minibatch subgraphs: the unique nodes of a batch are computed once per hop."""
+    """Builds the subgraphs of one network.
 
-    def __init__(self, neighborhoods: Neighborhoods, num_layers: int, pool: Pool) -> None:
-        self._graph = neighborhoods
-        self._weights = pool_weights(neighborhoods.indptr, neighborhoods.visits, pool)
-        self._num_layers = num_layers
-        self._position = np.full(len(neighborhoods.indptr) - 1, -1, np.int32)
+    Attributes:
+        relations: Neighborhoods by `Update.reads`.
+        num_nodes: Nodes per type.
+    """
 
-    def build(self, nodes: I32) -> tuple[Subgraph, I64]:
-        """The subgraph below some items, which may repeat.
+    network: Network
+    relations: Mapping[str, Neighborhoods]
+    num_nodes: Mapping[NodeType, int]
+    _weights: dict[tuple[int, NodeType], F32] = field(init=False)
+    _types: dict[NodeType, _Nodes] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._types = {one: _Nodes(count) for one, count in self.num_nodes.items()}
+        by_update: dict[str, F32] = {}
+        self._weights = {}
+        for number, updates in enumerate(self.network.layers):
+            for one in updates:
+                what = f"{one.reads} {one.pool} {one.degree_exponents}"
+                if what not in by_update:
+                    by_update[what] = self.relations[one.reads].weights(one, self.num_nodes[one.source])
+                self._weights[number, one.target] = by_update[what]
+        self._item_references: F32 | None = None
+
+    def build(
+        self, wanted: Mapping[NodeType, I32], histories: Histories | None = None
+    ) -> tuple[Subgraph, dict[NodeType, I64]]:
+        """The subgraph below some nodes, which may repeat.
 
         Args:
-            nodes: int32 [n].
+            wanted: int32 [n] per node type.
+            histories: The contexts that the last layer makes, instead of those of the graph; the network
+                then has no other layer or input of contexts.
 
         Returns:
-            The subgraph and, int64 [n], each item's row among its targets.
+            The subgraph and, int64 [n] per type, each node's row among its targets.
         """
-        position = self._position
-        sources = np.empty(len(position), np.int32)
-        rows = np.empty(len(nodes), np.int64)
-        size = targets = int(_enter(nodes, position, sources, rows))
-        hops = []
-        for _ in range(self._num_layers):
-            edges = int((self._graph.indptr[sources[:size] + 1] - self._graph.indptr[sources[:size]]).sum())
-            indptr = np.empty(size + 1, np.int64)
-            neighbors, weights = np.empty(edges, np.int64), np.empty(edges, np.float32)
-            size = int(
-                _expand(
-                    self._graph.indptr, self._graph.neighbors, self._weights,
-                    position, sources, size, indptr, neighbors, weights,
-                )
-            )  # fmt: skip
-            hops.append(HopArrays(indptr, neighbors, weights))
-        position[sources[:size]] = -1
-        return Subgraph(sources[:size].copy(), tuple(reversed(hops)), targets), rows
+        types = self._types
+        rows = {one: types[one].enter(nodes) for one, nodes in wanted.items()}
+        made = None if histories is None else len(histories.indptr) - 1
+        sizes, layers = [], []
+        for number in reversed(range(len(self.network.layers))):
+            size = {one: nodes.size for one, nodes in types.items()}
+            if made is not None:
+                size["context"] = made if number == len(self.network.layers) - 1 else 0
+            sizes.append(size)
+            hops: dict[NodeType, Hop] = {}
+            for update in self.network.layers[number]:
+                if made is not None and update.target == "context":
+                    assert histories is not None
+                    hops["context"] = self._made(update, histories)
+                else:
+                    hops[update.target] = self._hop(number, update, size[update.target])
+            layers.append(hops)
+        before: dict[NodeType, int] = {one: nodes.size for one, nodes in types.items()}
+        nodes = {one: types[one].nodes[: types[one].size].copy() for one in self.network.inputs}
+        for one in types.values():
+            one.clear()
+        return Subgraph(nodes, tuple(reversed(layers)), (before, *reversed(sizes))), rows
+
+    def _hop(self, number: int, update: Update, size: int) -> Hop:
+        graph, sources = self.relations[update.reads], self._types[update.source]
+        targets = self._types[update.target].nodes[:size]
+        edges = int((graph.indptr[targets + 1] - graph.indptr[targets]).sum())
+        indptr = np.empty(size + 1, np.int64)
+        neighbors, weights = np.empty(edges, np.int64), np.empty(edges, np.float32)
+        sources.size = int(
+            _expand(
+                graph.indptr, graph.neighbors, self._weights[number, update.target], targets,
+                sources.position, sources.nodes, sources.size, indptr, neighbors, weights,
+            )
+        )  # fmt: skip
+        return Hop(indptr, neighbors, weights)
+
+    def _made(self, update: Update, histories: Histories) -> Hop:
+        neighbors = self._types[update.source].enter(histories.items)
+        ones = np.ones(len(neighbors), np.int32)
+        weights = pool_weights(histories.indptr, ones, update.pool)
+        if update.degree_exponents is not None:
+            if self._item_references is None:
+                self._item_references = self.relations[update.reads].references(self.num_nodes[update.source])
+            references = self._item_references[histories.items]
+            weights = degree_weights(weights, histories.indptr, references, update.degree_exponents)
+        return Hop(histories.indptr, neighbors, weights)
+
+
+def whole_graph(
+    network: Network, relations: Mapping[str, Neighborhoods], num_nodes: Mapping[NodeType, int]
+) -> Subgraph:
+    """All nodes at their own numbers: what the layers read when they run over the whole graph."""
+    layers: list[dict[NodeType, Hop]] = []
+    for updates in network.layers:
+        hops: dict[NodeType, Hop] = {}
+        for one in updates:
+            graph = relations[one.reads]
+            weights = graph.weights(one, num_nodes[one.source])
+            hops[one.target] = Hop(graph.indptr.astype(np.int64), graph.neighbors.astype(np.int64), weights)
+        layers.append(hops)
+    nodes: dict[NodeType, I32] = {one: np.arange(num_nodes[one], dtype=np.int32) for one in network.inputs}
+    return Subgraph(nodes, tuple(layers), (dict(num_nodes),) * (len(layers) + 1))
 
 
 @njit(nogil=True, cache=True)
-def _enter(nodes: Any, position: Any, sources: Any, rows: Any) -> Any:
+def _enter(nodes: Any, position: Any, sources: Any, size: Any, rows: Any) -> Any:
     """Number nodes in order of first appearance."""
-    size = 0
     for i in range(len(nodes)):
         node = nodes[i]
         if position[node] < 0:
@@ -208,15 +237,14 @@ def _enter(nodes: Any, position: Any, sources: Any, rows: Any) -> Any:
 
 @njit(nogil=True, cache=True)
 def _expand(
-    all_indptr: Any, all_neighbors: Any, all_weights: Any,
-    position: Any, sources: Any, targets: Any, indptr: Any, neighbors: Any, weights: Any,
+    all_indptr: Any, all_neighbors: Any, all_weights: Any, targets: Any,
+    position: Any, sources: Any, size: Any, indptr: Any, neighbors: Any, weights: Any,
 ) -> Any:  # fmt: skip
-    """One hop: the rows of `sources[:targets]`, their neighbors numbered after them."""
-    size = targets
+    """One hop: the rows of the targets, their neighbors numbered after the sources that are there."""
     e = 0
     indptr[0] = 0
-    for u in range(targets):
-        for full in range(all_indptr[sources[u]], all_indptr[sources[u] + 1]):
+    for u in range(len(targets)):
+        for full in range(all_indptr[targets[u]], all_indptr[targets[u] + 1]):
             node = all_neighbors[full]
             if position[node] < 0:
                 position[node] = size
@@ -235,3 +263,45 @@ def gather_rows(matrix: Any, rows: Any, out: Any) -> None:
     for i in range(len(rows)):
         for k in range(matrix.shape[1]):
             out[i, k] = matrix[rows[i], k]
+
+
+@njit(nogil=True, cache=True)
+def histories_without(
+    all_indptr: Any,
+    all_items: Any,
+    contexts: Any,
+    positives: Any,
+    most: Any,
+    offsets: Any,
+    indptr: Any,
+    items: Any,
+) -> Any:
+    """Items of each example's context but its positive, `most` at the most, evenly spread from an offset.
+
+    Args:
+        contexts: int32 [examples].
+        positives: int32 [examples].
+        offsets: fp64 [examples], below 1: where the sample of a long history begins.
+        indptr: int64 [examples + 1], written.
+        items: int32, written; room for `most` per example.
+
+    Returns:
+        Items written.
+    """
+    e = 0
+    indptr[0] = 0
+    for i in range(len(contexts)):
+        low, high = all_indptr[contexts[i]], all_indptr[contexts[i] + 1]
+        place = high  # of the positive, where the row holds it
+        for k in range(low, high):
+            if all_items[k] == positives[i]:
+                place = k
+                break
+        count = high - low - (place < high)
+        taken = min(count, most)
+        for k in range(taken):
+            at = low + (k if taken == count else np.int64((k + offsets[i]) * count / taken))
+            items[e] = all_items[at + (at >= place)]
+            e += 1
+        indptr[i + 1] = e
+    return e

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 import numpy as np
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql.types import StructType
 
 from walkbits import settings
 from walkbits.arrays.places import Place
-from walkbits.graph.csr import BipartiteCsr, read_meta
-from walkbits.schemas import ITEM, NEIGHBORHOODS, WEIGHT_SCALE
+from walkbits.graph.csr import BipartiteCsr
+from walkbits.graph.relations import COLUMNS, ROWS, block_nodes, node_blocks, num_targets
+from walkbits.schemas import WEIGHT_SCALE
 from walkbits.tables.rows import Batches, Rows, Step
 from walkbits.tables.vectors import list_array
-from walkbits.types import Relation, target_of
+from walkbits.types import Relation
 from walkbits.walks.kernel import neighborhoods_of
-
-COLUMNS: Final = ("node", "neighbors", "visits")
-ROWS: Final = StructType([NEIGHBORHOODS.schema[name] for name in COLUMNS])
 
 
 def build_neighborhoods(
@@ -50,12 +45,8 @@ def build_neighborhoods(
     Raises:
         InputError: there is no finished graph in the folder.
     """
-    meta = read_meta(graph)
-    num_nodes = meta["num_items"] if target_of(relation) == ITEM else meta["num_contexts"]
-    num_blocks = -(-num_nodes // nodes_per_batch)
-    partitions = num_partitions or 4 * spark.sparkContext.defaultParallelism
-    blocks = spark.range(0, num_blocks, 1, max(1, min(partitions, num_blocks)))
-    return Rows.of(blocks).then(_walk_blocks(graph, relation, walks, seed, num_nodes, nodes_per_batch), ROWS)
+    blocks = node_blocks(spark, graph, relation, num_partitions, nodes_per_batch)
+    return blocks.then(_walk_blocks(graph, relation, walks, seed, nodes_per_batch), ROWS)
 
 
 def weigh_by_context(edges: DataFrame, gamma: float, weighted: bool) -> DataFrame:
@@ -81,14 +72,15 @@ def weigh_by_context(edges: DataFrame, gamma: float, weighted: bool) -> DataFram
 
 
 def _walk_blocks(
-    graph: Place, relation: Relation, walks: settings.Walks, seed: int, num_nodes: int, nodes_per_batch: int
+    graph: Place, relation: Relation, walks: settings.Walks, seed: int, nodes_per_batch: int
 ) -> Step:
+    num_nodes = num_targets(graph, relation)
+
     def walk(batches: Batches) -> Batches:
         csr = BipartiteCsr.open(graph)
         for batch in batches:
             for block in batch.column("id").to_pylist():
-                low = block * nodes_per_batch
-                nodes = np.arange(low, min(low + nodes_per_batch, num_nodes), dtype=np.int32)
+                nodes = block_nodes(block, num_nodes, nodes_per_batch)
                 found = neighborhoods_of(csr, relation, nodes, walks, seed)
                 yield neighborhood_batch(nodes, *found)
 

@@ -22,12 +22,13 @@ from pyspark.sql import functions as F
 from walkbits import settings
 from walkbits.arrays.places import Place
 from walkbits.graph.csr import Adjacency, BipartiteCsr
+from walkbits.graph.relations import ROWS
 from walkbits.rng import start_key, step_draw, walker_key
 from walkbits.tables.rows import Batches, Rows, Step
 from walkbits.types import Relation, source_of, target_of
 from walkbits.walks.counting import penalties
 from walkbits.walks.kernel import RESTART, hop
-from walkbits.walks.replicated import ROWS, neighborhood_batch
+from walkbits.walks.replicated import neighborhood_batch
 
 STATE: Final = "start int, key bigint, walk int, at int"
 """A walker: start node, its stable key, number of the walk, where it stands."""

@@ -1,0 +1,81 @@
+"""What every model is: settings, the network they declare, and the way it is fitted. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field, FiniteFloat, PositiveFloat
+
+from walkbits.network.declaration import Network, Score
+from walkbits.settings import NegativeSampling, Objective, Section
+from walkbits.types import NodeType
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """What a network's sizes depend on.
+
+    Attributes:
+        num_nodes: Nodes per type.
+        feature_width: Columns of the feature vectors per type; absent where a type has none.
+    """
+
+    num_nodes: Mapping[NodeType, int]
+    feature_width: Mapping[NodeType, int]
+
+
+@dataclass(frozen=True)
+class Sgd:
+    """Gradient steps on examples (training.loop).
+
+    Attributes:
+        examples: `pairs` of items that share a context, or `edges` (context, item).
+        objective: Where `training.objective` names none.
+        negative_sampling: Where `training.negative_sampling` names none.
+        leave_out: Embed an edge's context from its other items; else the item itself leaks into its query.
+        cosine: Score by the cosine while training, where embeddings are served with their length.
+        whole_graph: Run the layers over all nodes in every step, instead of the nodes below a minibatch.
+    """
+
+    examples: Literal["pairs", "edges"]
+    objective: Objective
+    negative_sampling: NegativeSampling
+    leave_out: bool = False
+    cosine: bool = False
+    whole_graph: bool = False
+
+
+class ModelSettings(Section):
+    """Base of all models. A subclass with its `architecture` in this package is a model."""
+
+    architecture: str
+    """Which model."""
+    embedding_size: Annotated[int, Field(ge=4, le=4096)] = 128
+    """d: width of the embedding. 64 to 256."""
+    temperature: PositiveFloat = 1.0
+    """Divides scores in a softmax. 0.05 to 0.2 for unit vectors."""
+    prior: FiniteFloat = 0.0
+    """gamma: how much log P(item) a context-to-item score gains. 1 after an in-batch softmax."""
+
+    def network(self, shapes: Shapes) -> Network:
+        """The declaration that trainer and layer engine run.
+
+        Raises:
+            InputError: the graph lacks what the model reads.
+        """
+        raise AssertionError(f"{type(self).__name__} must declare a network")
+
+    def fit(self) -> Sgd:
+        """How it is trained."""
+        raise AssertionError(f"{type(self).__name__} must say how it is trained")
+
+    @property
+    def score(self) -> Score:
+        """How its embeddings are compared."""
+        return Score(temperature=self.temperature, prior=self.prior)
+
+
+NO_SHAPES = Shapes({"item": 1, "context": 1}, {"item": 1, "context": 1})
+"""Enough to ask which neighborhoods a model reads, before there is a graph."""

@@ -1,0 +1,134 @@
+"""One battery for every model: what is declared is what trains, and any seed and order gives the same bits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from reference.network import MODELS, World, embeddings, neighborhoods, random_weights, random_world
+from walkbits.models import parse_model, walked_relations
+from walkbits.models.base import ModelSettings
+from walkbits.models.card import load_model, save_model
+from walkbits.network.declaration import Network
+from walkbits.settings import Training
+from walkbits.training.embed import embed
+from walkbits.training.loop import train
+from walkbits.training.module import Module, hops_of
+from walkbits.training.subgraphs import SubgraphBuilder
+from walkbits.types import NodeType
+
+CPU = torch.device("cpu")
+SHORT = Training(epochs=2, batch_size=16, num_negatives=7, train_neighbors=4, context_fraction=1.0)
+
+each_model = pytest.mark.parametrize("model", MODELS, ids=lambda one: one.architecture)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Tiny tensors: threads that wait for each other cost more than they give."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def by_minibatch(
+    network: Network, weights: dict[str, np.ndarray], world: World, wanted: dict[NodeType, np.ndarray]
+) -> dict[NodeType, np.ndarray]:
+    """The trainer's module on the subgraph below some nodes."""
+    reads = {update.reads for updates in network.layers for update in updates}
+    builder = SubgraphBuilder(
+        network, {name: neighborhoods(world.rows[name]) for name in reads}, world.num_nodes
+    )
+    builder.build(
+        {one: nodes[::-1].copy() for one, nodes in wanted.items()}
+    )  # keeps nothing of the batch before
+    subgraph, rows = builder.build(wanted)
+    module = Module(network, 0, CPU)
+    module.weights = {name: torch.from_numpy(weights[name]) for name in module.weights}
+    inputs = {
+        one: {
+            "features": torch.from_numpy(world.features[one][nodes]),
+            "ids": torch.from_numpy(
+                weights.get(f"inputs.{one}", np.zeros((max(nodes, default=0) + 1, 1), np.float32))[nodes]
+            ),
+        }
+        for one, nodes in subgraph.nodes.items()
+    }
+    with torch.no_grad():
+        z = module(inputs, hops_of(subgraph, CPU), subgraph.sizes)
+    return {one: z[one].numpy()[rows[one]] for one in wanted}
+
+
+@each_model
+@pytest.mark.parametrize("seed", range(3))
+def test_minibatch_whole_graph_and_plain_loops_agree(model: ModelSettings, seed: int) -> None:
+    world = random_world(seed, 23, 11)
+    network = model.network(world.shapes)
+    weights = random_weights(network, seed)
+    plain = embeddings(network, weights, world)
+    rng = np.random.default_rng(seed)
+    wanted = {one: rng.integers(0, world.num_nodes[one], 9).astype(np.int32) for one in network.outputs}
+    small = by_minibatch(network, weights, world, wanted)
+    whole = embed(network, weights, world.data(model), CPU)
+    for one, nodes in wanted.items():
+        np.testing.assert_allclose(whole[one], plain[one], rtol=0, atol=2e-6)
+        np.testing.assert_allclose(small[one], plain[one][nodes], rtol=0, atol=2e-6)
+
+
+@each_model
+def test_the_same_seed_gives_the_same_bits_and_another_one_others(model: ModelSettings) -> None:
+    world = random_world(4, 40, 30)
+    first, again, other = (
+        train(model, SHORT, world.data(model), seed, lambda line: None) for seed in (3, 3, 4)
+    )
+    assert first.metrics == again.metrics
+    for name, array in first.weights.items():
+        np.testing.assert_array_equal(array.view(np.uint32), again.weights[name].view(np.uint32))
+    assert any((array != other.weights[name]).any() for name, array in first.weights.items())
+
+
+@each_model
+def test_training_lowers_the_loss(model: ModelSettings) -> None:
+    world = random_world(5, 40, 60)
+    lines: list[str] = []
+    longer = SHORT.model_copy(update={"epochs": 12, "learning_rate": 0.01})
+    trained = train(model, longer, world.data(model), 0, lines.append)
+    assert len(lines) == 12
+    first = float(lines[0].split("loss=")[1].split()[0])
+    assert trained.metrics["loss"] < first
+
+
+@each_model
+def test_a_card_carries_the_model_over(model: ModelSettings, tmp_path: Path) -> None:
+    world = random_world(6, 12, 9)
+    trained = train(model, SHORT, world.data(model), 0, lambda line: None)
+    about = {"feature_schema": "a" * 64, "config_hash": "b" * 64, "data_run": "20260101-0a0b0c0d-a1"}
+    card = save_model(
+        tmp_path, trained.network, trained.weights, metrics=trained.metrics, keys=trained.keys, **about
+    )
+    loaded = load_model(tmp_path)
+    assert loaded.card == card
+    assert loaded.card.network == model.network(world.shapes)
+    for name, array in loaded.weights.items():
+        np.testing.assert_array_equal(array, trained.weights[name])
+    for one, table in loaded.tables.items():
+        keys, rows = np.load(str(table.keys)), np.load(str(table.rows))
+        assert (np.diff(keys) > 0).all()
+        order = np.argsort(world.keys[one])
+        np.testing.assert_array_equal(keys, world.keys[one][order])
+        np.testing.assert_array_equal(rows, trained.weights[f"inputs.{one}"][order])
+
+
+def test_walked_relations_are_those_of_the_layers() -> None:
+    found = {model.architecture: walked_relations(model) for model in MODELS}
+    assert found["pinsage"] == found["item_pool"] == ("item_from_item",)
+    assert found["lightgcn"] == found["hashgnn"] == found["two_tower"] == ()
+
+
+def test_an_unknown_model_is_refused_with_those_that_are_known() -> None:
+    with pytest.raises(ValueError, match=r"architecture must be one of \['hashgnn', .*\], got 'pinsgae'"):
+        parse_model({"architecture": "pinsgae"})
