@@ -82,7 +82,7 @@ def _reusable(context: StageRun) -> str | None:
         return None
     folder = context.artifacts(MODEL, published["run_id"])
     try:
-        card = load_model(folder).card
+        card = read_card(folder)
         if card.feature_space is not None:
             load_space(folder, card.feature_space)
     except ModelError as error:
