@@ -24,7 +24,7 @@ from walkbits.tables.store import check_writable
 
 LOG = logging.getLogger("walkbits")
 DEFAULT_CONFIG = "conf/demo.yaml"
-COMMON_FLAGS: Final = frozenset({"config", "root", "channel", "overrides", "print_config"})
+COMMON_FLAGS: Final = frozenset({"config", "model", "root", "channel", "overrides", "print_config"})
 """Those of `job_parser`."""
 
 
@@ -37,6 +37,11 @@ def job_parser(job: str, description: str | None) -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--config", default=DEFAULT_CONFIG, help="YAML of the environment (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--model",
+        metavar="FILE",
+        help="YAML of a model, e.g. conf/models/item_pool.yaml; laid over the config",
     )
     parser.add_argument("--root", help="folder or URI of the tables; overrides the config")
     parser.add_argument("--channel", help="publication channel; overrides the config")
@@ -108,7 +113,7 @@ def config_from(args: argparse.Namespace) -> Config:
         overrides["root"] = args.root
     if args.channel is not None:
         overrides["channel"] = args.channel
-    return load_config(args.config, overrides)
+    return load_config(args.config, overrides, args.model)
 
 
 def run_job(parser: argparse.ArgumentParser, argv: list[str] | None, body: Callable[..., object]) -> int:

@@ -12,32 +12,57 @@ from walkbits.config import Config
 from walkbits.errors import ConfigError
 
 
-def load_config(path: str | Path, overrides: dict[str, Any] | None = None) -> Config:
-    """Read a YAML file and lay dotted overrides (`walks.num_walks`) over it.
+def load_config(
+    path: str | Path, overrides: dict[str, Any] | None = None, model: str | Path | None = None
+) -> Config:
+    """Read a YAML file, lay a model's file over it, and dotted overrides (`walks.num_walks`) over both.
+
+    Args:
+        model: A file such as conf/models/item_pool.yaml. Its section `model` replaces that of the config; of
+            its other sections the keys do.
 
     Raises:
         ConfigError: no such file, not YAML, or a key breaks a rule; all broken keys
             are named at once.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(
-            f"config must be a readable file, got '{path}' ({error.strerror}); pass --config PATH"
-        ) from error
-    try:
-        document = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"config '{path}' must be YAML: {error}") from error
-    if not isinstance(document, dict):
-        raise ConfigError(f"config '{path}' must be a mapping of keys, got {type(document).__name__}")
+    document = _read(path, "config")
+    if model is not None:
+        _merge(document, _read(model, "model"))
     for dotted, value in (overrides or {}).items():
         _set_dotted(document, dotted, value)
+    where = f"config '{path}'" + (f" with model '{model}'" if model is not None else "")
     try:
         return Config.model_validate(document)
     except ValidationError as error:
         broken = "; ".join(_sentence(one) for one in error.errors())
-        raise ConfigError(f"config '{path}': {broken}") from error
+        raise ConfigError(f"{where}: {broken}") from error
+
+
+def _read(path: str | Path, flag: str) -> dict[str, Any]:
+    """The mapping in a YAML file."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"{flag} must be a readable file, got '{path}' ({error.strerror}); pass --{flag} FILE"
+        ) from error
+    try:
+        document = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{flag} '{path}' must be YAML: {error}") from error
+    if not isinstance(document, dict):
+        raise ConfigError(f"{flag} '{path}' must be a mapping of keys, got {type(document).__name__}")
+    return document
+
+
+def _merge(document: dict[str, Any], model: dict[str, Any]) -> None:
+    """Lay the keys of a model's file over a config's."""
+    for section, keys in model.items():
+        under = document.get(section)
+        if not isinstance(under, dict) or not isinstance(keys, dict) or section == "model":
+            document[section] = keys
+        else:
+            document[section] = under | keys
 
 
 def _sentence(error: Any) -> str:

@@ -10,6 +10,7 @@ import yaml
 from walkbits.config import Config
 from walkbits.config_file import load_config
 from walkbits.errors import ConfigError
+from walkbits.models import architectures
 from walkbits.settings import Section, config_hash
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -122,3 +123,25 @@ def test_every_field_says_what_it_is(section: type[Section]) -> None:
 @pytest.mark.parametrize("path", sorted((ROOT / "conf").glob("*.yaml")), ids=lambda p: p.name)
 def test_shipped_configs_are_valid(path: Path) -> None:
     assert load_config(path).root
+
+
+MODEL_FILES = sorted((ROOT / "conf" / "models").glob("*.yaml"))
+
+
+def test_every_model_has_a_file_and_every_file_a_model() -> None:
+    assert [path.stem for path in MODEL_FILES] == [*architectures()]
+
+
+@pytest.mark.parametrize("path", MODEL_FILES, ids=lambda path: path.stem)
+def test_a_models_file_lies_over_the_config_and_under_the_flags(path: Path) -> None:
+    config = load_config(ROOT / "conf" / "demo.yaml", {"training.epochs": 7}, path)
+    assert config.model.architecture == path.stem
+    assert config.training.epochs == 7
+    assert config.interactions == load_config(ROOT / "conf" / "demo.yaml").interactions
+
+
+def test_a_missing_models_file_names_the_flag() -> None:
+    with pytest.raises(
+        ConfigError, match="model must be a readable file, got 'none.yaml'.*pass --model FILE"
+    ):
+        load_config(ROOT / "conf" / "demo.yaml", {}, "none.yaml")
