@@ -51,7 +51,7 @@ def by_trainer(
     module.weights = {name: torch.from_numpy(array) for name, array in weights.items()}
     with torch.no_grad():
         features = torch.from_numpy(graph.features[subgraph.nodes["item"]])
-        z = module({"item": {"features": features}}, hops_of(subgraph, cpu), subgraph.sizes)["item"]
+        z = module({"item": {"features": features}}, hops_of(network, subgraph, cpu), subgraph.sizes)["item"]
     assert z.shape == (subgraph.sizes[-1]["item"], network.embedding_size("item"))
     return z.numpy()[rows["item"]]
 

@@ -59,7 +59,7 @@ def by_minibatch(
         for one, nodes in subgraph.nodes.items()
     }
     with torch.no_grad():
-        z = module(inputs, hops_of(subgraph, CPU), subgraph.sizes)
+        z = module(inputs, hops_of(network, subgraph, CPU), subgraph.sizes)
     return {one: z[one].numpy()[rows[one]] for one in wanted}
 
 

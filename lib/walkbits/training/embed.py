@@ -33,5 +33,5 @@ def embed(
         if declared.count is not None:
             inputs[one]["ids"] = torch.from_numpy(weights[f"{TABLE}{one}"]).to(device)
     with torch.no_grad():
-        z = module(inputs, hops_of(graph, device), graph.sizes)
+        z = module(inputs, hops_of(network, graph, device), graph.sizes)
     return {one: x.cpu().numpy() for one, x in z.items()}

@@ -111,7 +111,7 @@ class Feeder:
         self._whole: tuple[Subgraph, Hops, dict[NodeType, Tensor]] | None = None
         if fit.whole_graph:
             graph = whole_graph(network, data.relations, data.num_nodes)
-            self._whole = graph, hops_of(graph, device), self._features(graph)
+            self._whole = graph, hops_of(network, graph, device), self._features(graph)
         else:
             self._builder = SubgraphBuilder(network, data.relations, data.num_nodes)
 
@@ -174,7 +174,13 @@ class Feeder:
             wanted["context"] = query
         subgraph, rows = self._builder.build(wanted, histories)
         made = np.arange(len(query)) if histories is not None else rows.get("context", rows["item"][:0])
-        return subgraph, hops_of(subgraph, self._device), self._features(subgraph), rows["item"], made
+        return (
+            subgraph,
+            hops_of(self._network, subgraph, self._device),
+            self._features(subgraph),
+            rows["item"],
+            made,
+        )
 
     def _histories(self, query: I32, positive: I32, epoch: int, step: int) -> Histories:
         (update,) = (one for one in self._network.layers[-1] if one.target == "context")

@@ -7,13 +7,14 @@ deterministic algorithms: the same machine and versions give the same model.
 
 from __future__ import annotations
 
+import ctypes
 import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -32,6 +33,9 @@ from walkbits.training.negatives import HardNegatives
 from walkbits.training.objectives import Embedded, loss_of
 from walkbits.training.tables import Table
 from walkbits.types import F32, I64, NodeType
+
+_M_TRIM_THRESHOLD: Final = -1
+_M_MMAP_THRESHOLD: Final = -3
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,7 @@ def train(
     _check(network, data, fit)
     _check_hard_negatives(data.hard_negatives, data.examples, training.hard_negatives)
     count = len(data.examples.query)
+    _keep_memory()
     with _deterministic():
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         learner = Learner(network, fit, training, data, seed, device)
@@ -165,6 +170,14 @@ class Learner:
         """All tensors of the network by name."""
         found = {name: tensor.detach().cpu().numpy().copy() for name, tensor in self.module.weights.items()}
         return found | {f"{TABLE}{one}": table.rows for one, table in self.tables.items()}
+
+
+def _keep_memory() -> None:
+    """Have glibc keep large blocks that torch frees: given back, each is faulted in anew, page by page."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, 1 << 30)
+        mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
 @contextmanager

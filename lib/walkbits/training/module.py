@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from walkbits import rng
 from walkbits.network.declaration import TABLE, Activation, Dense, Linear, Network, Output, Update
+from walkbits.training.kernels import WeightedSum, transposed
 from walkbits.training.subgraphs import Hop, Subgraph
 from walkbits.types import F32, NodeType
 
@@ -22,16 +23,22 @@ Hops = tuple[Mapping[NodeType, "TorchHop"], ...]
 
 
 class TorchHop:
-    """A hop in a device's memory."""
+    """A hop in a device's memory; on a CPU also by source, for the gradient."""
 
-    def __init__(self, hop: Hop, device: torch.device) -> None:
+    def __init__(self, hop: Hop, sources: int, device: torch.device) -> None:
         parts = (torch.from_numpy(one).to(device) for one in (hop.indptr, hop.neighbors, hop.weights))
         self.indptr, self.neighbors, self.weights = parts
+        self.arrays = (hop.indptr, hop.neighbors, hop.weights)
+        self.back = transposed(*self.arrays, sources) if device.type == "cpu" else None
 
 
-def hops_of(subgraph: Subgraph, device: torch.device) -> Hops:
+def hops_of(network: Network, subgraph: Subgraph, device: torch.device) -> Hops:
     """A subgraph's hops in a device's memory."""
-    return tuple({one: TorchHop(hop, device) for one, hop in hops.items()} for hops in subgraph.layers)
+    found = []
+    for updates, hops, size in zip(network.layers, subgraph.layers, subgraph.sizes, strict=False):
+        sources = {one.target: size[one.source] for one in updates}
+        found.append({one: TorchHop(hop, sources[one], device) for one, hop in hops.items()})
+    return tuple(found)
 
 
 class Module:
@@ -98,6 +105,9 @@ class Module:
 
     def _update(self, update: Update, h: Mapping[NodeType, Tensor], hop: TorchHop) -> Tensor:
         projected = self._dense(h[update.source], update.project)  # [sources, hidden]
+        if update.combine == "add" and update.source == update.target and update.project.identity:
+            x = pool(projected, hop, update, own=1.0, scale=update.pooled_weight)  # [targets, width]
+            return self._leave(x, update)
         pooled = pool(projected, hop, update)  # [targets, hidden]
         x = pooled
         if update.combine != "pooled":
@@ -108,6 +118,9 @@ class Module:
                 x = own + update.pooled_weight * pooled
             else:
                 x = (own + pooled) / (1 + hop.indptr.diff())[:, None]
+        return self._leave(x, update)
+
+    def _leave(self, x: Tensor, update: Update) -> Tensor:
         x = activate(self._linear(x, update.linear), update.activation)  # [targets, size]
         return F.normalize(x, dim=1) if update.normalise else x
 
@@ -140,15 +153,20 @@ def activate(x: Tensor, activation: Activation) -> Tensor:
     return torch.tanh(x) if activation == "tanh" else x
 
 
-def pool(x: Tensor, hop: TorchHop, update: Update) -> Tensor:
+def pool(x: Tensor, hop: TorchHop, update: Update, own: float = 0.0, scale: float = 1.0) -> Tensor:
     """Sum by the hop's weights, or the maximum, over each neighborhood; zeros where it is empty.
+
+    Of sums `own` times the target's row and `scale` times the sum.
 
     fp32 [sources, hidden] -> fp32 [targets, hidden].
     """
     if update.pool != "max":
-        return F.embedding_bag(
+        if hop.back is not None:
+            return WeightedSum.apply(x, hop.arrays, hop.back, own, scale)  # type: ignore[no-any-return]
+        sums = F.embedding_bag(
             hop.neighbors, x, hop.indptr, mode="sum", per_sample_weights=hop.weights, include_last_offset=True
         )
+        return own * x[: len(sums)] + scale * sums if own else scale * sums
     sizes = hop.indptr.diff()  # [targets]
     no_row = len(x)
     padded = x.new_full((len(sizes), max(int(sizes.max()), 1)), no_row, dtype=torch.int64)

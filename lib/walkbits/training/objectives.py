@@ -14,13 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from walkbits.settings import Objective, Training
+from walkbits.training.kernels import SharedSoftmax
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,10 @@ def softmax(batch: Embedded, temperature: float, correction: str = "none") -> Te
         correction: `standard` subtracts log_q from every score; `corrected` from the candidates' alone and
             weighs each example by its chance to be wrong, without gradient (Khrylchenko et al. 2025).
     """
+    if correction == "none" and not batch.own.shape[1] and batch.query.device.type == "cpu":
+        wanted = (batch.query * batch.positive).sum(dim=1)  # [examples]
+        found = SharedSoftmax.apply(batch.query, batch.shared, wanted, batch.allowed, temperature)
+        return cast(Tensor, found)
     scores = scores_of(batch)
     positive, negative = scores.positive / temperature, scores.negative / temperature
     if correction != "none":
