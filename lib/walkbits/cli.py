@@ -20,7 +20,7 @@ from walkbits.config_file import load_config
 from walkbits.errors import ConfigError, WalkbitsError, raised_by_worker
 from walkbits.runs.stage import artifacts_of
 from walkbits.session import get_session
-from walkbits.tables.store import check_writable
+from walkbits.tables.commits import check_writable
 
 LOG = logging.getLogger("walkbits")
 DEFAULT_CONFIG = "conf/demo.yaml"

@@ -16,6 +16,7 @@ from typing import Final
 from pyspark.sql.types import (
     ArrayType,
     BinaryType,
+    BooleanType,
     DataType,
     DateType,
     DoubleType,
@@ -46,6 +47,7 @@ _TYPES: Final[dict[str, DataType]] = {
     "DOUBLE": DoubleType(),
     "DATE": DateType(),
     "TIMESTAMP": TimestampType(),
+    "BOOLEAN": BooleanType(),
     "BINARY": BinaryType(),
     "ARRAY<BIGINT>": ArrayType(LongType(), containsNull=False),
     "ARRAY<FLOAT>": ArrayType(FloatType(), containsNull=False),
@@ -91,7 +93,8 @@ RUN_ID = Column("run_id", "STRING", "Run that wrote the row, yyyymmdd-<8 hex>-a<
 NODE_TYPE = Column("node_type", "STRING", "item or context")
 NODE_ID = Column("node_id", "BIGINT", "Dense id within the run: items first, then contexts")
 EXTERNAL_ID = Column("external_id", "STRING", "Id of the node in the caller's data, exact")
-RECORDED_AT = Column("recorded_at", "TIMESTAMP", "When the row was written, UTC")
+RECORDED_AT = Column("recorded_at", "TIMESTAMP", "When the row was written, UTC; order by seq, not by this")
+SEQ = Column("seq", "BIGINT", "Rises from one commit to the table to the next; equal for rows of one commit")
 NODE_TYPE_CHECK = {"node_type_known": "node_type IN ('item', 'context')"}
 
 NODES = Table(
@@ -282,15 +285,18 @@ RUNS = Table(
         Column("ds", "DATE", "Day the run is for"),
         Column("attempt", "INT", "From 1; counts runs of one day and fingerprint"),
         Column("inputs_fingerprint", "STRING", "sha256 of input data, config and code version"),
-        Column("state", "STRING", "created, failed, audited, published or collected"),
+        Column("state", "STRING", "created, failed, audited, published, collecting or collected"),
         Column("detail", "STRING", "Why a run failed, in one line", nullable=True),
         Column("label", "STRING", "Name by which the jobs of one workflow find the run", nullable=True),
         Column("config", "STRING", "The whole configuration as JSON"),
+        SEQ,
         RECORDED_AT,
     ),
     key=(),
     partition_by=(),
-    checks={"state_known": "state IN ('created', 'failed', 'audited', 'published', 'collected')"},
+    checks={
+        "state_known": "state IN ('created', 'failed', 'audited', 'published', 'collecting', 'collected')"
+    },
 )
 
 STAGE_LOG = Table(
@@ -306,9 +312,25 @@ STAGE_LOG = Table(
         Column("bytes", "BIGINT", "Bytes written"),
         Column("seconds", "DOUBLE", "Wall time of the stage"),
         Column("delta_version", "BIGINT", "Version of the table after the commit", nullable=True),
+        SEQ,
         RECORDED_AT,
     ),
     key=(),
+    partition_by=(),
+)
+
+LEASES = Table(
+    "leases",
+    "Who drives a run, where drivers share no disk: the row of the highest seq, while it is fresh.",
+    (
+        RUN_ID,
+        Column("seq", "BIGINT", "1, 2, 3, ... per run"),
+        Column("fence", "BIGINT", "Number of the holder: rises from one to the next"),
+        Column("holder", "STRING", "Process and host"),
+        Column("released", "BOOLEAN", "The holder has ended"),
+        RECORDED_AT,
+    ),
+    key=("run_id", "seq"),
     partition_by=(),
 )
 
@@ -367,7 +389,7 @@ TABLES: Final[dict[str, Table]] = {
     table.name: table
     for table in (
         NODES, EDGES, HOLDOUT, FEATURES, QUARANTINE, NEIGHBORHOODS, REPRESENTATIONS, EMBEDDINGS,
-        CODES, LSH_BUCKETS, RELATED, RUN_METRICS, RUNS, STAGE_LOG, PUBLICATIONS, GRAPH_PROFILE,
-        EVALUATION,
+        CODES, LSH_BUCKETS, RELATED, RUN_METRICS, RUNS, STAGE_LOG, LEASES, PUBLICATIONS,
+        GRAPH_PROFILE, EVALUATION,
     )
 }  # fmt: skip

@@ -8,23 +8,23 @@ WITH written AS (
     SELECT
         run_id,
         stage,
-        recorded_at,
+        seq,
         max(seconds) AS seconds,
         sum(rows) AS rows,
         sum(bytes) AS bytes
     FROM stage_log
     WHERE output NOT LIKE 'run_metrics%'
-    GROUP BY run_id, stage, recorded_at
+    GROUP BY run_id, stage, seq
 ),
 
 newest AS (
     SELECT
         run_id,
         stage,
-        max(recorded_at) AS recorded_at,
-        max_by(seconds, recorded_at) AS seconds,
-        max_by(rows, recorded_at) AS rows,
-        max_by(bytes, recorded_at) AS bytes
+        max(seq) AS seq,
+        max_by(seconds, seq) AS seconds,
+        max_by(rows, seq) AS rows,
+        max_by(bytes, seq) AS bytes
     FROM written
     GROUP BY run_id, stage
 ),
@@ -55,4 +55,4 @@ SELECT
     round(try_divide(figures.value['longest_task_seconds'], figures.value['median_task_seconds']), 1) AS skew
 FROM newest
 LEFT JOIN figures ON newest.run_id = figures.run_id AND newest.stage = figures.stage
-ORDER BY newest.run_id, newest.recorded_at;
+ORDER BY newest.run_id, newest.seq;

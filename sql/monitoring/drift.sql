@@ -8,7 +8,7 @@ WITH states AS (
     SELECT
         run_id,
         max(ds) AS ds,
-        max_by(state, recorded_at) AS state
+        max_by(state, seq) AS state
     FROM runs
     GROUP BY run_id
 ),

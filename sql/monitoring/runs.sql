@@ -7,10 +7,10 @@ WITH newest AS (
     SELECT
         run_id,
         max(ds) AS ds,
-        min(recorded_at) AS created_at,
+        min(seq) AS created,
         max(recorded_at) AS changed_at,
-        max_by(state, recorded_at) AS state,
-        max_by(detail, recorded_at) AS detail
+        max_by(state, seq) AS state,
+        max_by(detail, seq) AS detail
     FROM runs
     GROUP BY run_id
 ),
@@ -19,8 +19,8 @@ stage_times AS (
     SELECT
         run_id,
         stage,
-        max(recorded_at) AS finished_at,
-        max_by(seconds, recorded_at) AS seconds
+        max(seq) AS finished,
+        max_by(seconds, seq) AS seconds
     FROM stage_log
     WHERE stage NOT LIKE '%/%' -- parts of stages
     GROUP BY run_id, stage
@@ -29,7 +29,7 @@ stage_times AS (
 finished AS (
     SELECT
         run_id,
-        transform(array_sort(collect_list(struct(finished_at, stage))), s -> s.stage) AS stages,
+        transform(array_sort(collect_list(struct(finished, stage))), s -> s.stage) AS stages,
         sum(seconds) AS seconds
     FROM stage_times
     GROUP BY run_id
@@ -63,4 +63,4 @@ SELECT
 FROM newest
 LEFT JOIN finished ON newest.run_id = finished.run_id
 LEFT JOIN shown ON newest.run_id = shown.run_id
-ORDER BY newest.created_at DESC, newest.run_id DESC;
+ORDER BY newest.created DESC, newest.run_id DESC;

@@ -17,8 +17,9 @@ from pyspark.sql import functions as F
 from reference.plain import packed, unpacked
 from walkbits.errors import EmptyInputError, InputError, WalkbitsError
 from walkbits.schemas import CODES, NEIGHBORHOODS, RUN_METRICS, TABLES, Table
+from walkbits.tables.commits import check_writable, output_name, parse_output
 from walkbits.tables.rows import Rows
-from walkbits.tables.store import Store, Written, check_writable, output_name, parse_output, utc_now
+from walkbits.tables.store import Store, Written, utc_now
 
 RUN, OTHER = "20260101-aaaaaaaa-a1", "20260102-bbbbbbbb-a1"
 

@@ -98,7 +98,7 @@ def test_published_tables_hold_every_node_once(day: Job) -> None:
     assert day.store.read(EMBEDDINGS, run_id=run_id).count() == world.NUM_ITEMS
     assert day.store.read(RELATED, run_id=run_id).count() == world.NUM_ITEMS * 5
     assert day.store.read(PUBLICATIONS).count() == 1
-    assert [r["state"] for r in day.store.read(RUNS).orderBy("recorded_at").collect()] == [
+    assert [r["state"] for r in day.store.read(RUNS).orderBy("seq").collect()] == [
         "created",
         "audited",
         "published",
@@ -264,7 +264,7 @@ def test_an_audit_that_fails_publishes_nothing(day: Job, tmp_path: Path) -> None
     with pytest.raises(AuditError, match="embeddings must be finite, got 1 rows.*nothing was published"):
         daily.publish(context)
     assert context.store.read(PUBLICATIONS).count() == before
-    newest = context.store.read(RUNS, run_id=context.run_id).orderBy(F.desc("recorded_at")).first()
+    newest = context.store.read(RUNS, run_id=context.run_id).orderBy(F.desc("seq")).first()
     assert newest is not None
     assert newest["state"] == "failed"
 

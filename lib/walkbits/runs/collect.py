@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from datetime import timedelta
 from typing import Any
 
@@ -9,7 +10,7 @@ from delta.tables import DeltaTable
 from pyspark.sql import SparkSession, Window
 from pyspark.sql import functions as F
 
-from walkbits.schemas import PUBLICATIONS, RUN_ID, RUN_METRICS, RUNS, STAGE_LOG, TABLES, Table
+from walkbits.schemas import LEASES, PUBLICATIONS, RUN_ID, RUN_METRICS, RUNS, STAGE_LOG, TABLES, Table
 from walkbits.settings import Maintenance
 from walkbits.tables.store import Store, utc_now
 
@@ -18,7 +19,10 @@ PARTITIONED = tuple(t for t in TABLES.values() if RUN_ID.name in t.partition_by 
 
 
 def collectable(store: Store, rules: Maintenance) -> list[str]:
-    """Runs that may go: none of a channel's newest publications, and quiet for `keep_days`."""
+    """Runs that may go: none of a channel's newest publications, and quiet for `keep_days`.
+
+    What an earlier collection began, before it was killed, goes at once.
+    """
     newest_first = Window.partitionBy("channel").orderBy(F.desc("seq"))
     shown = (
         store.read(PUBLICATIONS)
@@ -28,9 +32,11 @@ def collectable(store: Store, rules: Maintenance) -> list[str]:
     )
     quiet = F.max("recorded_at") < F.lit(utc_now() - timedelta(days=rules.keep_days))
     states = store.read(RUNS).groupBy("run_id").agg(
-        quiet.alias("quiet"), F.max_by("state", "recorded_at").alias("state")
+        quiet.alias("quiet"), F.max_by("state", "seq").alias("state")
     )  # fmt: skip
-    old = states.where("quiet AND state <> 'collected'").join(shown, "run_id", "left_anti")
+    old = states.where("(quiet AND state <> 'collected') OR state = 'collecting'").join(
+        shown, "run_id", "left_anti"
+    )
     return sorted(row["run_id"] for row in old.collect())
 
 
@@ -42,7 +48,8 @@ def drop_runs(store: Store, run_ids: list[str]) -> list[Table]:
     """
     touched = [table for table in PARTITIONED if run_ids and store.exists(table)]
     for table in touched:
-        DeltaTable.forPath(store.spark, store.path(table)).delete(F.col("run_id").isin(run_ids))
+        with store.commits.one(table):
+            DeltaTable.forPath(store.spark, store.path(table)).delete(F.col("run_id").isin(run_ids))
     return touched
 
 
@@ -53,7 +60,7 @@ def remove_folder(spark: SparkSession, path: str) -> None:
     folder.getFileSystem(spark._jsparkSession.sessionState().newHadoopConf()).delete(folder, True)
 
 
-LOGS = (RUNS, STAGE_LOG, RUN_METRICS, PUBLICATIONS)
+LOGS = (RUNS, STAGE_LOG, RUN_METRICS, PUBLICATIONS, LEASES)
 """Tables that grow by a small file per append."""
 
 
@@ -62,5 +69,6 @@ def compact(store: Store, table: Table) -> None:
     # VACUUM lists folders in this many tasks; the default of 10,000 takes a minute for an empty table.
     store.spark.conf.set("spark.sql.sources.parallelPartitionDiscovery.parallelism", 8)
     delta = DeltaTable.forPath(store.spark, store.path(table))
-    delta.optimize().executeCompaction()
+    with store.commits.publishing() if table == PUBLICATIONS else nullcontext(), store.commits.one(table):
+        delta.optimize().executeCompaction()
     delta.vacuum()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date
 from functools import reduce
+from typing import Final
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -13,13 +15,15 @@ from pyspark.sql import functions as F
 from walkbits import __version__
 from walkbits.config import Config
 from walkbits.errors import EmptyInputError, InputError
-from walkbits.schemas import PUBLICATIONS, RUN_METRICS, RUNS, STAGE_LOG
+from walkbits.schemas import RUN_METRICS, RUNS, STAGE_LOG
 from walkbits.settings import Section, config_hash
 from walkbits.tables.store import Store, Written, utc_now
 
 PART = "/"
 """Between a stage and a part of it that a later attempt keeps, in the stage log."""
-RUN_ID_PATTERN = re.compile(r"^[0-9]{8}-[0-9a-f]{8}-a[0-9]{1,3}$")
+RUN_ID_PATTERN = re.compile(r"[0-9]{8}-[0-9a-f]{8}-a[0-9]{1,3}")
+COLLECTED: Final = ("collecting", "collected")
+"""States of a run whose rows are gone, or are going."""
 
 
 @dataclass(frozen=True)
@@ -93,71 +97,74 @@ def _contents(sources: dict[str, DataFrame]) -> list[str]:
 
 def newest_attempt(store: Store, ds: date, fingerprint: str) -> int:
     """Number of the newest attempt at these inputs, 0 when there is none."""
-    newest = (
-        store.read(RUNS)
-        .where((F.col("ds") == F.lit(ds)) & (F.col("inputs_fingerprint") == fingerprint))
-        .agg(F.max("attempt"))
-        .collect()[0][0]
-    )
-    return int(newest or 0)
+    attempts = store.read(RUNS, ds=ds, inputs_fingerprint=fingerprint).agg(F.max("attempt"))
+    return int(attempts.collect()[0][0] or 0)
 
 
 def record_state(
     store: Store, run: Run, config: Config, state: str, detail: str | None = None, label: str | None = None
 ) -> None:
     """Append a state to the run's history; `label` names it for `find_run`."""
-    store.append(
-        RUNS,
-        [
-            {
-                "run_id": run.run_id,
-                "ds": run.ds,
-                "attempt": run.attempt,
-                "inputs_fingerprint": run.inputs_fingerprint,
-                "state": state,
-                "detail": detail,
-                "label": label,
-                "config": config.model_dump_json(),
-                "recorded_at": utc_now(),
-            }
-        ],
-    )
+    record_states(store, [run], config, state, detail, label)
+
+
+def record_states(
+    store: Store, runs: Sequence[Run], config: Config, state: str, detail: str | None = None,
+    label: str | None = None,
+) -> None:  # fmt: skip
+    """`record_state` of several runs in one commit; none for no run."""
+    now, text = utc_now(), config.model_dump_json()
+    rows = [
+        {
+            "run_id": run.run_id, "ds": run.ds, "attempt": run.attempt, "state": state, "detail": detail,
+            "inputs_fingerprint": run.inputs_fingerprint, "label": label, "config": text, "recorded_at": now,
+        }
+        for run in runs
+    ]  # fmt: skip
+    if rows:
+        store.append(RUNS, rows)
 
 
 def is_labelled(store: Store, run: Run, label: str | None) -> bool:
     """Whether `find_run` by this label gives this run."""
     if label is None:
         return False
-    rows = store.read(RUNS).where(F.col("label") == F.lit(label))
-    row = rows.orderBy(F.desc("recorded_at"), F.desc("run_id")).first()
-    return row is not None and row["run_id"] == run.run_id
+    rows = store.read(RUNS, label=label).select("seq", "run_id").collect()
+    return bool(rows) and max(rows)["run_id"] == run.run_id
 
 
 def newest_state(store: Store, run_id: str) -> str:
     """The state a run entered last."""
-    row = store.read(RUNS, run_id=run_id).orderBy(F.desc("recorded_at")).first()
-    return "created" if row is None else str(row["state"])
+    rows = store.read(RUNS, run_id=run_id).select("seq", "state").collect()
+    return str(max(rows)["state"]) if rows else "created"
 
 
 def find_run(store: Store, run_id: str | None, ds: date | None = None, label: str | None = None) -> Run:
     """An existing run: by id, by label, or the one that changed last (of a day, if given).
 
+    A run that was collected is found by its id only.
+
     Raises:
         InputError: the id is malformed, or there is no such run.
     """
-    runs = store.read(RUNS)
+    where: dict[str, object] = {} if ds is None else {"ds": ds}
     if run_id is not None:
-        if not RUN_ID_PATTERN.match(run_id):
+        if not RUN_ID_PATTERN.fullmatch(run_id):
             raise InputError(
                 f"--run-id must look like 20260131-0a1b2c3d-a1, got {run_id!r}; see the runs table"
             )
-        runs = runs.where(F.col("run_id") == run_id)
-    if label is not None:
-        runs = runs.where(F.col("label") == F.lit(label))
-    if ds is not None:
-        runs = runs.where(F.col("ds") == F.lit(ds))
-    row = runs.orderBy(F.desc("recorded_at"), F.desc("run_id")).first()
-    if row is None:
+        where["run_id"] = run_id
+    # A few rows a run: sorting them here spares shuffles.
+    columns = ("seq", "run_id", "ds", "inputs_fingerprint", "attempt", "state", "label")
+    rows = sorted(store.read(RUNS, **where).select(*columns).collect())
+    states = {row["run_id"]: row["state"] for row in rows}
+    found = [
+        row
+        for row in rows
+        if (label is None or row["label"] == label)
+        and (run_id is not None or states[row["run_id"]] not in COLLECTED)
+    ]
+    if not found:
         wanted = (
             " ".join([run_id or "", f"of {ds}" if ds else "", f"labelled '{label}'" if label else ""]).strip()
             or "at all"
@@ -166,7 +173,7 @@ def find_run(store: Store, run_id: str | None, ds: date | None = None, label: st
             f"a run must exist under '{store.root}', got none {wanted}; "
             "start one with `spark-submit jobs/ingest_graph.py` or `jobs/run_daily.py`"
         )
-    return Run(row["ds"], row["inputs_fingerprint"], row["attempt"])
+    return Run(found[-1]["ds"], found[-1]["inputs_fingerprint"], found[-1]["attempt"])
 
 
 def log_stage(
@@ -209,12 +216,12 @@ def read_log(store: Store, run_id: str) -> dict[str, Logged]:
     """The newest record of each finished stage, and part of a stage, of a run; in order of their names."""
     # A run's log is a few dozen rows: sorting them here spares two shuffles.
     rows = store.read(STAGE_LOG, run_id=run_id).collect()
-    newest: dict[str, datetime] = {}
+    newest: dict[str, int] = {}
     for row in rows:
-        newest[row["stage"]] = max(row["recorded_at"], newest.get(row["stage"], row["recorded_at"]))
+        newest[row["stage"]] = max(row["seq"], newest.get(row["stage"], 0))
     stages: dict[str, Logged] = {}
     for row in sorted(rows, key=lambda row: (row["stage"], row["output"])):
-        if row["recorded_at"] == newest[row["stage"]]:
+        if row["seq"] == newest[row["stage"]]:
             written = Written(
                 row["output"], row["rows"], row["fingerprint"], row["bytes"], row["delta_version"]
             )
@@ -227,8 +234,3 @@ def metric(store: Store, run_id: str, stage: str, name: str) -> float | None:
     """A figure of a run, None when it was not measured."""
     row = store.read(RUN_METRICS, run_id=run_id, stage=stage, metric=name).select("value").first()
     return None if row is None else float(row[0])
-
-
-def is_published(store: Store, run_id: str) -> bool:
-    """Whether any channel ever pointed at the run; its partitions are then immutable."""
-    return not store.read(PUBLICATIONS).where(F.col("run_id") == run_id).isEmpty()

@@ -7,27 +7,28 @@ a concurrent winner; what it would skip silently is caught by reading the row ba
 
 from __future__ import annotations
 
-import fcntl
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from datetime import date
-from pathlib import Path
 
 from pyspark.errors import PySparkException
-from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from walkbits.errors import LostRaceError, WalkbitsError
+from walkbits.errors import LostRaceError
 from walkbits.runs.log import Run
 from walkbits.schemas import PUBLICATIONS
 from walkbits.settings import config_hash
+from walkbits.tables.commits import CONFLICT
 from walkbits.tables.store import Store, Written, utc_now
 
 
 @dataclass(frozen=True)
 class Pointer:
-    """The newest publication of a channel."""
+    """The newest publication of a channel.
+
+    Attributes:
+        shown: Every run that the channel has shown, this one too.
+    """
 
     seq: int
     ds: date
@@ -35,36 +36,39 @@ class Pointer:
     prev_run_id: str | None
     inputs_fingerprint: str
     model_version: str
+    shown: Mapping[str, Pointer] = field(default_factory=dict, compare=False, repr=False)
 
 
 def read_pointer(store: Store, channel: str) -> Pointer | None:
     """The channel's newest publication, None before the first."""
-    return _newest(store.read(PUBLICATIONS).where(F.col("channel") == channel))
-
-
-def published_before(store: Store, channel: str, run_id: str) -> Pointer | None:
-    """The newest publication of a run in a channel, None when it was never shown there."""
-    return _newest(
-        store.read(PUBLICATIONS).where((F.col("channel") == channel) & (F.col("run_id") == run_id))
-    )
-
-
-def _newest(publications: DataFrame) -> Pointer | None:
-    names = [field.name for field in fields(Pointer)]
-    row = publications.orderBy(F.desc("seq")).select(*names).first()
-    return None if row is None else Pointer(*row)
+    names = [one.name for one in fields(Pointer) if one.compare]
+    # A row a day: sorting them here spares a shuffle.
+    rows = store.read(PUBLICATIONS).where(F.col("channel") == channel).select(*names).collect()
+    shown: dict[str, Pointer] = {}
+    newest = None
+    for newest in sorted((Pointer(*row) for row in rows), key=lambda one: one.seq):
+        shown[newest.run_id] = newest
+    return None if newest is None else replace(newest, shown=shown)
 
 
 def check_forward(pointer: Pointer | None, run: Run, channel: str, allow_rollback: bool) -> None:
-    """Live moves forward only.
+    """Live moves forward only, and what was withdrawn stays so.
 
     Raises:
-        LostRaceError: something newer is published.
+        LostRaceError: something newer is published, or the channel has shown the run and then another.
     """
-    if pointer is not None and run.ds < pointer.ds and not allow_rollback:
+    if pointer is None or allow_rollback or pointer.run_id == run.run_id:
+        return
+    if run.ds < pointer.ds:
         raise LostRaceError(
             f"channel '{channel}': ds must be >= the published {pointer.ds}, got {run.ds}; "
             f"publish a backfill with --channel ds={run.ds}, or pass --allow-rollback"
+        )
+    if run.run_id in pointer.shown:
+        raise LostRaceError(
+            f"channel '{channel}': a run that was withdrawn must not come back by itself, got {run.run_id} "
+            f"while {pointer.run_id} is shown instead; start over with --new-attempt, or pass "
+            "--allow-rollback"
         )
 
 
@@ -90,7 +94,7 @@ def flip(
         LostRaceError: another run published in between, or something newer is live.
     """
     store.ensure(PUBLICATIONS)
-    with _local_lock(store.root):
+    with store.commits.publishing():
         current = read_pointer(store, channel)
         if current != expected:
             raise _lost(channel, run, current)
@@ -111,7 +115,7 @@ def flip(
         try:
             store.append(PUBLICATIONS, [row], txnAppId=f"publish/{channel}", txnVersion=seq)
         except PySparkException as error:
-            if "DELTA_CONCURRENT" not in str(error):
+            if CONFLICT not in str(error):
                 raise
             raise _lost(channel, run, read_pointer(store, channel)) from error
         found = read_pointer(store, channel)
@@ -125,19 +129,3 @@ def _lost(channel: str, run: Run, winner: Pointer | None) -> LostRaceError:
         f"channel '{channel}': the pointer must not move while {run.run_id} publishes, got "
         f"{winner.run_id if winner else 'none'} published meanwhile; its run stands, run again to follow it"
     )
-
-
-@contextmanager
-def _local_lock(root: str) -> Iterator[None]:
-    """One flip at a time on a local disk, where Delta's own commit is not safe between processes."""
-    if "://" in root and not root.startswith("file://"):
-        yield
-        return
-    try:
-        with (Path(root.removeprefix("file://")) / ".publish.lock").open("w") as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            yield
-    except OSError as error:
-        raise WalkbitsError(
-            f"root must be writable for the publish lock, got '{root}' ({error.strerror})"
-        ) from error

@@ -13,16 +13,16 @@ from dataclasses import dataclass, field
 from pyspark.sql import SparkSession
 
 from walkbits.arrays.mapped import files_of, open_file
-from walkbits.arrays.places import Place, place_of, remove
+from walkbits.arrays.places import Place, place_of, remove, unique_name
 from walkbits.config import Config
-from walkbits.errors import InputError, raised_by_worker
+from walkbits.errors import InputError, LostRaceError, raised_by_worker
 from walkbits.runs.collect import remove_folder
 from walkbits.runs.cost import Figures, watched
+from walkbits.runs.lease import leased
 from walkbits.runs.log import (
     PART,
     Logged,
     Run,
-    is_published,
     log_stage,
     logged_parts,
     logged_stages,
@@ -31,12 +31,14 @@ from walkbits.runs.log import (
 )
 from walkbits.schemas import RUN_METRICS, TABLES
 from walkbits.settings import Section, config_hash
+from walkbits.tables.commits import parse_output
 from walkbits.tables.fingerprints import fingerprints_of
-from walkbits.tables.store import Store, Written, parse_output, utc_now
+from walkbits.tables.store import Store, Written, utc_now
 
 LOG = logging.getLogger("walkbits")
 
 _ARTIFACT = "artifacts/"
+_SCRATCH = "scratch"
 
 
 def artifacts_of(config: Config) -> Place:
@@ -52,6 +54,26 @@ class StageRun:
     config: Config
     run: Run
     _measured: Figures = field(default_factory=dict, compare=False)
+    _held: list[str] = field(default_factory=list, compare=False)
+
+    @contextmanager
+    def leased(self) -> Iterator[None]:
+        """Be the run's only driver; within the block again at will.
+
+        Raises:
+            LostRaceError: another driver is.
+        """
+        if self._held:
+            yield
+            return
+        with leased(self.store, self.run_id):
+            self._held.append(self.run_id)
+            remove(self.artifacts(_SCRATCH))  # what killed drivers left
+            remove_folder(self.spark, self.store.scratch(self.run_id))
+            try:
+                yield
+            finally:
+                self._held.clear()
 
     @property
     def spark(self) -> SparkSession:
@@ -67,22 +89,21 @@ class StageRun:
 
     @contextmanager
     def scratch(self, name: str) -> Iterator[Place]:
-        """An empty `artifacts` folder, removed in the end."""
-        folder = self.artifacts(name)
-        remove(folder)  # what a killed attempt left
+        """A new `artifacts` folder of this driver alone, removed in the end."""
+        own = self.artifacts(_SCRATCH) / unique_name()
         try:
-            yield folder
+            yield own / name
         finally:
-            with suppress(OSError):  # maintain_tables removes it with the run
-                remove(folder)
+            with suppress(OSError):  # the run's next driver removes it
+                remove(own)
 
     @contextmanager
     def spark_scratch(self) -> Iterator[str]:
-        """A folder for what Spark itself writes, removed in the end.
+        """A new folder of this driver alone for what Spark itself writes, removed in the end.
 
         It lies beside the tables: Spark and pyarrow do not know the same URIs.
         """
-        folder = self.store.scratch(self.run_id)
+        folder = f"{self.store.scratch(self.run_id)}/{unique_name()}"
         try:
             yield folder
         finally:
@@ -147,7 +168,13 @@ def execute(context: StageRun, stage: Stage, again: bool = False) -> bool:
     Raises:
         InputError: a stage before it has not finished, or the run is published and its
             outputs would have to be written again.
+        LostRaceError: another driver works on the run.
     """
+    with context.leased():
+        return _execute(context, stage)
+
+
+def _execute(context: StageRun, stage: Stage) -> bool:
     done = logged_stages(context.store, context.run_id)
     key = stage_key(stage, context.config, context.run, done)
     earlier = done.get(stage.name)
@@ -155,7 +182,7 @@ def execute(context: StageRun, stage: Stage, again: bool = False) -> bool:
     if earlier is not None and standing and _stands(context, earlier):
         _report(context, stage.name, "kept", earlier.outputs, 0.0)
         return False
-    if is_published(context.store, context.run_id):
+    if context.store.is_published(context.run_id):
         raise InputError(
             f"{stage.name}: a published run must not be written again, got {context.run_id} with other "
             "settings or damaged outputs; start a new run with jobs/run_daily.py "
@@ -169,6 +196,8 @@ def execute(context: StageRun, stage: Stage, again: bool = False) -> bool:
     try:
         with watched(context.spark, group) as spent:
             outputs = stage.run(context)
+    except LostRaceError:  # the run is another driver's: its state is not for this one to write
+        raise
     except Exception as error:
         told = _first_line(raised_by_worker(error) or error)
         record_state(context.store, context.run, context.config, "failed", f"{stage.name}: {told}")

@@ -21,30 +21,39 @@ LOG = logging.getLogger("walkbits")
 NAME = "audit_run"
 
 
-def audit_committed(context: StageRun, pointer: Pointer | None) -> list[Written]:
-    """Audit a finished run against what its channel shows; a verdict that still holds is kept.
-
-    The verdict holds for these rules, these outputs and this published run; the tables are then
-    only re-read and compared with the log.
-
-    Returns:
-        The published tables as logged.
+def published_outputs(context: StageRun) -> list[Written]:
+    """What the run's stages logged of the published tables.
 
     Raises:
         InputError: a stage has not finished.
-        AuditError: a rule is broken; the run is marked failed.
     """
-    store, run, config = context.store, context.run, context.config
-    began = time.monotonic()
-    done = logged_stages(store, run.run_id)
+    done = logged_stages(context.store, context.run_id)
     names = {table.name for table in PUBLISHED}
     outputs = [o for logged in done.values() for o in logged.outputs if o.output in names]
     missing = names - {o.output for o in outputs}
     if missing:
         raise InputError(
-            f"{NAME}: tables {sorted(missing)} must be finished for run {run.run_id}; "
+            f"{NAME}: tables {sorted(missing)} must be finished for run {context.run_id}; "
             "run the stages before it"
         )
+    return outputs
+
+
+def audit_committed(context: StageRun, pointer: Pointer | None, outputs: list[Written]) -> None:
+    """Audit a finished run against what its channel shows; a verdict that still holds is kept.
+
+    The verdict holds for these rules, these outputs and this published run; the tables are then
+    only re-read and compared with the log.
+
+    Args:
+        outputs: As `published_outputs` has them.
+
+    Raises:
+        AuditError: a rule is broken; the run is marked failed.
+    """
+    store, run, config = context.store, context.run, context.config
+    began = time.monotonic()
+    done = logged_stages(store, run.run_id)
     version = read_card(context.artifacts(MODEL)).model_version
     key = config_hash(
         NAME, config.audit, config.index, config.seed, pointer.run_id if pointer else "", version,
@@ -69,4 +78,3 @@ def audit_committed(context: StageRun, pointer: Pointer | None) -> list[Written]
         record_state(store, run, config, "audited")
         log_stage(store, run.run_id, NAME, key, written, seconds)
     LOG.info("stage=%s run=%s state=%s seconds=%.1f", NAME, run.run_id, state, seconds)
-    return outputs

@@ -30,7 +30,7 @@ from walkbits.stages import (
     train_model,
 )
 from walkbits.stages import evaluate as evaluation
-from walkbits.stages.audit_run import audit_committed
+from walkbits.stages.audit_run import audit_committed, published_outputs
 from walkbits.stages.maintain_tables import maintain
 from walkbits.stages.publish_run import PREVIOUS, publish, roll_back
 from walkbits.tables.store import Store
@@ -144,9 +144,10 @@ def run_daily(
     if is_live(context):
         return context
     check_forward(read_pointer(context.store, config.channel), context.run, config.channel, allow_rollback)
-    for stage in DAILY:
-        execute(context, stage)
-    publish(context, allow_rollback)
+    with context.leased():
+        for stage in DAILY:
+            execute(context, stage)
+        publish(context, allow_rollback)
     return context
 
 
@@ -188,7 +189,8 @@ def audit_run(spark: SparkSession, config: Config, **which: Unpack[Which]) -> No
     if is_live(context):
         return
     try:
-        audit_committed(context, read_pointer(context.store, config.channel))
+        with context.leased():
+            audit_committed(context, read_pointer(context.store, config.channel), published_outputs(context))
     finally:
         write_report(spark, context.store.root, artifacts_of(config) / "report.html")
 
@@ -215,8 +217,9 @@ def evaluate(spark: SparkSession, config: Config, **day: Unpack[Day]) -> str:
     ingest_rules = config.ingest.model_copy(update={"holdout": config.evaluation.holdout})
     root = f"{config.root.rstrip('/')}/_evaluation"
     context = open_day(spark, config.model_copy(update={"ingest": ingest_rules, "root": root}), **day)
-    for stage in (*DAILY[:-1], evaluation.STAGE):
-        execute(context, stage)
+    with context.leased():
+        for stage in (*DAILY[:-1], evaluation.STAGE):
+            execute(context, stage)
     figures = evaluation.read_figures(context)
     queries = figures[0].queries
     return (

@@ -9,11 +9,12 @@ from walkbits.config import Config
 from walkbits.errors import AuditError, InputError
 from walkbits.models.card import read_card
 from walkbits.runs.audit import changed
+from walkbits.runs.lease import check_held, leased, seal
 from walkbits.runs.log import find_run, log_stage, logged_stages, record_state
-from walkbits.runs.pointer import check_forward, flip, published_before, read_pointer
+from walkbits.runs.pointer import check_forward, flip, read_pointer
 from walkbits.runs.stage import StageRun
 from walkbits.schemas import PUBLICATIONS, PUBLISHED
-from walkbits.stages.audit_run import audit_committed
+from walkbits.stages.audit_run import audit_committed, published_outputs
 from walkbits.stages.reuse import MODEL
 from walkbits.tables.store import Store, Written
 
@@ -34,6 +35,11 @@ def publish(context: StageRun, allow_rollback: bool = False) -> bool:
         AuditError: a rule is broken; the run is marked failed.
         LostRaceError: another run published meanwhile, or something newer is live.
     """
+    with context.leased():
+        return _publish(context, allow_rollback)
+
+
+def _publish(context: StageRun, allow_rollback: bool) -> bool:
     store, run, channel = context.store, context.run, context.config.channel
     began = time.monotonic()
     pointer = read_pointer(store, channel)
@@ -41,8 +47,11 @@ def publish(context: StageRun, allow_rollback: bool = False) -> bool:
         LOG.info("stage=%s run=%s state=kept channel=%s seq=%d", NAME, run.run_id, channel, pointer.seq)
         return False
     check_forward(pointer, run, channel, allow_rollback)
-    published = audit_committed(context, pointer)
+    published = published_outputs(context)
+    seal(store, run.run_id, published)  # before they are judged: from now on they stay as they are
+    audit_committed(context, pointer, published)
     version = read_card(context.artifacts(MODEL)).model_version
+    check_held(store, run.run_id)
     seq = flip(store, channel, run, pointer, version, published, allow_rollback)
     record_state(store, run, context.config, "published")
     rows, seconds = sum(o.rows for o in published), time.monotonic() - began
@@ -66,11 +75,12 @@ def roll_back(store: Store, config: Config, run_id: str = PREVIOUS) -> int:
     Raises:
         InputError: the channel never showed that run, or shows it now.
         AuditError: the run's tables are gone or damaged.
+        LostRaceError: a driver works on the run, or it is being collected.
     """
     channel = config.channel
     pointer = read_pointer(store, channel)
     wanted = run_id if run_id != PREVIOUS else pointer.prev_run_id if pointer else None
-    target = None if wanted is None else published_before(store, channel, wanted)
+    target = None if wanted is None or pointer is None else pointer.shown.get(wanted)
     if pointer is None or target is None or target.run_id == pointer.run_id:
         raise InputError(
             f"rollback: --run-id must be an earlier publication of channel '{channel}', got "
@@ -78,14 +88,17 @@ def roll_back(store: Store, config: Config, run_id: str = PREVIOUS) -> int:
             "`python -m walkbits.tools.list_runs` lists them"
         )
     run = find_run(store, target.run_id)
-    names = {table.name for table in PUBLISHED}
-    logged = logged_stages(store, run.run_id).values()
-    outputs = [o for one in logged for o in one.outputs if o.output in names]
-    broken = [*changed(store, run.run_id, outputs)]
-    if broken:
-        raise AuditError(f"run {run.run_id}: {'; '.join(broken)}; the channel still shows {pointer.run_id}")
-    seq = flip(store, channel, run, pointer, target.model_version, outputs, allow_rollback=True)
-    record_state(store, run, config, "published")
+    with leased(store, run.run_id):  # not while it is collected
+        names = {table.name for table in PUBLISHED}
+        logged = logged_stages(store, run.run_id).values()
+        outputs = [o for one in logged for o in one.outputs if o.output in names]
+        broken = [*changed(store, run.run_id, outputs)]
+        if broken:
+            raise AuditError(
+                f"run {run.run_id}: {'; '.join(broken)}; the channel still shows {pointer.run_id}"
+            )
+        seq = flip(store, channel, run, pointer, target.model_version, outputs, allow_rollback=True)
+        record_state(store, run, config, "published")
     LOG.info(
         "stage=rollback_run run=%s state=done channel=%s seq=%d from=%s",
         run.run_id, channel, seq, pointer.run_id,

@@ -10,12 +10,15 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 from urllib.parse import quote, unquote
 
 from pyspark.sql import SparkSession
 
 from walkbits.tables.parquet import WrittenFile
+
+NEVER: Final = -1
+"""Delta's number of an application that has committed nothing."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ class DeltaLog:
         return version, files
 
     def begin(self, app: str, folder: str) -> Transaction:
-        """A transaction that reads whether `app`, which writes to `folder` only, has committed before.
+        """A transaction that reads the newest number of `app`, which writes to `folder` only.
 
         What the log says of `app` is asked only where the folder holds files: to answer, Delta reads the
         table's whole state, which takes longer than to write a small partition.
@@ -83,8 +86,21 @@ class DeltaLog:
         begun = self._log().startTransaction(none, none)
         begun.readTxn().append(app)  # as txnVersion does: another commit of `app` is a conflict from now on
         place = Path(self.local_path()) / folder
-        repeated = place.exists() and any(place.iterdir()) and int(begun.txnVersion(app)) >= 0
-        return Transaction(self, begun, app, repeated)
+        written = place.exists() and any(place.iterdir())
+        return Transaction(self, begun, app, int(begun.txnVersion(app)) if written else NEVER)
+
+    def newest(self, app: str) -> int:
+        """The number of the newest commit of an application, NEVER without one."""
+        none = self._jvm.scala.Option.empty()
+        return int(self._log().startTransaction(none, none).txnVersion(app))
+
+    def number(self, apps: Sequence[str], version: int) -> None:
+        """Give applications a number in one commit without rows: what they commit below it is refused."""
+        none = self._jvm.scala.Option.empty()
+        begun = self._log().startTransaction(none, none)
+        actions = [{"txn": {"appId": app, "version": version, "lastUpdated": _now()}} for app in apps]
+        operation = getattr(self._jvm.org.apache.spark.sql.delta, "DeltaOperations$ManualUpdate$")
+        begun.commit(self._actions(actions), getattr(operation, "MODULE$"))
 
     @property
     def _jvm(self) -> Any:
@@ -100,6 +116,11 @@ class DeltaLog:
     def _file_system(self, path: Any) -> Any:
         return path.getFileSystem(self.spark._jsparkSession.sessionState().newHadoopConf())
 
+    def _actions(self, actions: Sequence[Mapping[str, Any]], *more: Any) -> Any:
+        package = self._jvm.org.apache.spark.sql.delta.actions
+        from_json = getattr(getattr(package, "Action$"), "MODULE$").fromJson
+        return self._seq([*more, *(from_json(json.dumps(action)) for action in actions)])
+
     def _parsed(self, predicate: str) -> Any:
         return self.spark._jsparkSession.sessionState().sqlParser().parseExpression(predicate)
 
@@ -112,29 +133,33 @@ class Transaction:
     """A begun commit: refused if another of the same `app` comes first.
 
     Attributes:
-        repeated: Whether one of the same `app` is in the log.
+        newest: The number of the newest commit of `app`, NEVER without one.
     """
 
     log: DeltaLog
     begun: Any
     app: str
-    repeated: bool
+    newest: int
 
-    def replace(self, predicate: str, partition: Mapping[str, Any], files: Sequence[WrittenFile]) -> int:
+    def replace(
+        self, predicate: str, partition: Mapping[str, Any], files: Sequence[WrittenFile], number: int
+    ) -> int:
         """Put files in the place of a partition's, in one commit; its version.
+
+        Args:
+            number: Of the commit, higher than `newest`.
 
         Raises:
             PySparkException: DELTA_CONCURRENT_...: another driver changed the partition meanwhile.
         """
-        jvm, now = self.log._jvm, int(time.time() * 1000)
+        jvm, repeated, now = self.log._jvm, self.newest != NEVER, _now()
         package = jvm.org.apache.spark.sql.delta
-        from_json = getattr(getattr(package.actions, "Action$"), "MODULE$").fromJson
         old = []
-        if self.repeated:
+        if repeated:
             predicates = self.log._seq([self.log._parsed(predicate)])
             old = [one.remove() for one in _each(self.begun.filterFiles(predicates, False))]
         values = {name: str(value) for name, value in partition.items()}
-        actions = [
+        actions: list[Mapping[str, Any]] = [
             {
                 "add": {
                     "path": quote(file.path, safe="/="),
@@ -147,17 +172,20 @@ class Transaction:
             }
             for file in files
         ]
-        actions.append({"txn": {"appId": self.app, "version": 1, "lastUpdated": now}})
+        actions.append({"txn": {"appId": self.app, "version": number, "lastUpdated": now}})
         option, none = jvm.scala.Option, jvm.scala.Option.empty()
         mode = jvm.org.apache.spark.sql.SaveMode
         operation = getattr(package, "DeltaOperations$Write")(
-            mode.Overwrite if self.repeated else mode.Append,
+            mode.Overwrite if repeated else mode.Append,
             option.apply(self.log._seq(list(partition))),
-            option.apply(predicate) if self.repeated else none,
+            option.apply(predicate) if repeated else none,
             none, none, none, none, none, none,
         )  # fmt: skip
-        made = [from_json(json.dumps(action)) for action in actions]
-        return int(self.begun.commit(self.log._seq([*old, *made]), operation))
+        return int(self.begun.commit(self.log._actions(actions, *old), operation))
+
+
+def _now() -> int:
+    return int(time.time() * 1000)
 
 
 def _each(found: Any) -> list[Any]:

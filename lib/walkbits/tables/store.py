@@ -7,8 +7,8 @@ table lies. A run's partition is written in one commit and re-read from then on.
 from __future__ import annotations
 
 import itertools
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,9 +21,10 @@ from pyspark.sql import DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import DataType, StructType
 
-from walkbits.errors import EmptyInputError, InputError, WalkbitsError
-from walkbits.schemas import RUN_ID, Table
-from walkbits.tables.delta_log import DeltaLog
+from walkbits.errors import InputError, WalkbitsError
+from walkbits.schemas import PUBLICATIONS, PUBLISHED, RUN_ID, SEQ, TABLES, Table
+from walkbits.tables.commits import FIRST, Commits, empty, fenced, output_name, parse_output, predicate
+from walkbits.tables.delta_log import NEVER, DeltaLog
 from walkbits.tables.fingerprints import (
     DIGEST,
     combined_text,
@@ -35,7 +36,6 @@ from walkbits.tables.fingerprints import (
 from walkbits.tables.parquet import SPLIT_BYTES, ReadSplits, WriteFile, WrittenFile, split_files
 from walkbits.tables.rows import Rows, union_of
 
-_SAFE_VALUE = re.compile(r"^[A-Za-z0-9_=.-]{1,80}$")
 _COMMITS: Final = itertools.count()
 
 
@@ -72,6 +72,10 @@ class Store:
     split_bytes: int = SPLIT_BYTES
     _known: set[str] = field(default_factory=set, compare=False)
     _files: dict[str, _Files] = field(default_factory=dict, compare=False)
+    commits: Commits = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "commits", Commits(self.root))
 
     def path(self, table: Table) -> str:
         """Where the table lies."""
@@ -80,6 +84,34 @@ class Store:
     def scratch(self, run_id: str) -> str:
         """Folder for what Spark writes on the way to a run's tables."""
         return self._below(f"_scratch_{run_id}")
+
+    def seal(self, outputs: Sequence[Written], run_id: str) -> None:
+        """Take the last number of this driver's fence: only a higher one can write those outputs again.
+
+        One commit a table, without rows.
+        """
+        places: dict[str, list[str]] = {}
+        for output in outputs:
+            name, partition = parse_output(output.output)
+            places.setdefault(name, []).append(f"write/{predicate({RUN_ID.name: run_id, **partition})}")
+        for name, apps in places.items():
+            with self.commits.of_run(TABLES[name], run_id):
+                self._log(TABLES[name]).number(apps, self.commits.last_number(run_id))
+
+    def is_published(self, run_id: str) -> bool:
+        """Whether any channel ever pointed at the run; its partitions are then immutable."""
+        return not self.read(PUBLICATIONS).where(F.col("run_id") == run_id).isEmpty()
+
+    @contextmanager
+    def _replacing(self, table: Table, run_id: str) -> Iterator[None]:
+        """A commit in the place of another: never of what is published, nor while something is."""
+        with ExitStack() as stack:
+            if table in PUBLISHED:
+                stack.enter_context(self.commits.publishing())
+                if self.is_published(run_id):
+                    raise fenced(table, run_id)
+            stack.enter_context(self.commits.of_run(table, run_id))
+            yield
 
     def _below(self, name: str) -> str:
         """Absolute, because Delta takes a relative path for a name."""
@@ -148,7 +180,7 @@ class Store:
         """
         files = None
         if self.exists(table) and self._log(table).on_local_disk():
-            files = self._plain_files(table, _predicate({name: where[name] for name in table.partition_by}))
+            files = self._plain_files(table, predicate({name: where[name] for name in table.partition_by}))
         if files is None:
             return Rows.of(self.read(table, **where).select(*names))
         splits = split_files(files, self.spark.sparkContext.defaultParallelism, self.split_bytes)
@@ -181,20 +213,26 @@ class Store:
 
         Raises:
             EmptyInputError: no rows.
+            LostRaceError: another driver has written the partition since, or published the run.
         """
         self.ensure(table)
         fixed = {RUN_ID.name: run_id, **partition}
         if not self._log(table).on_local_disk():
             return self.write(table, union_of(parts), run_id, **partition)
-        place = _predicate(fixed)
+        place = predicate(fixed)
         # escaped as Spark does: both ways of writing know a partition by one folder
         folder = "/".join(f"{name}={quote(str(fixed[name]), safe='')}" for name in table.partition_by)
         transaction = self._log(table).begin(f"write/{place}", folder)
+        number = FIRST if transaction.newest == NEVER else self.commits.number(run_id)
+        if number <= transaction.newest:
+            raise fenced(table, run_id)
         files = self._written_files(table, parts, folder, fixed)
         rows = sum(file.rows for file in files)
         if not rows:
-            raise _empty(table, run_id)
-        version = transaction.replace(place, fixed, files)
+            raise empty(table, run_id)
+        commit_of = self.commits.of_run if transaction.newest == NEVER else self._replacing
+        with commit_of(table, run_id):
+            version = transaction.replace(place, fixed, files, number)
         root = self._log(table).local_path()
         sizes = {f"{root}/{file.path}": file.bytes for file in files}
         self._files[table.name] = _Files(version, {place: sizes})
@@ -228,12 +266,13 @@ class Store:
 
         Raises:
             EmptyInputError: the frame had no rows.
+            LostRaceError: another driver has written the partition since, or published the run.
         """
         self.ensure(table)
         fixed = {RUN_ID.name: run_id, **partition}
         measured, version, size = self._put(table, self._conform(table, frame, fixed), fixed)
         if not (allow_empty or measured["rows"]):
-            raise _empty(table, run_id)
+            raise empty(table, run_id)
         return Written(
             output=output_name(table, partition),
             rows=int(measured["rows"]),
@@ -250,30 +289,38 @@ class Store:
         The first writer of a partition appends, under a transaction of the partition's own name. That is a
         compare-and-set: Delta passes over the append where the name is in the log, and refuses it where
         another driver brings the name in meanwhile. Only where rows may be are they replaced: that
-        reads the table's state, and takes several times as long.
+        reads the table's state, and takes several times as long. Delta passes over that too where the
+        name has a higher number, which a driver with a higher fence, or the publication, gave it.
         """
-        place = _predicate(fixed)
+        place, run_id = predicate(fixed), str(fixed[RUN_ID.name])
         before = self._log(table).known_version()
-        first = {"txnAppId": f"write/{place}", "txnVersion": "1"}
-        for mode, options in (("append", first), ("overwrite", {"replaceWhere": place})):
+        app, number = f"write/{place}", self.commits.number(run_id)
+        for mode, options in (
+            ("append", {"txnAppId": app, "txnVersion": str(FIRST)}),
+            ("overwrite", {"txnAppId": app, "txnVersion": str(number), "replaceWhere": place}),
+        ):
             seen = Observation()
             # Tells this commit from those of any other driver, also of the same run.
-            mark = f"{fixed[RUN_ID.name]} {self.spark.sparkContext.applicationId} {next(_COMMITS)}"
-            (
-                # hashed in a column of its own: inside an observed metric it would run uncompiled
-                frame.withColumn(DIGEST, row_digest(table))
-                .observe(seen, *fingerprint_columns())
-                .drop(DIGEST)
-                .write.format("delta")
-                .mode(mode)
-                .options(**options)
-                .option("compression", table.compression)
-                .option("userMetadata", mark)
-                .save(self.path(table))
-            )
-            commit = self._commit_marked(table, mark, before)
+            mark = f"{run_id} {self.spark.sparkContext.applicationId} {next(_COMMITS)}"
+            commit_of = self.commits.of_run if mode == "append" else self._replacing
+            with commit_of(table, run_id):
+                (
+                    # hashed in a column of its own: inside an observed metric it would run uncompiled
+                    frame.withColumn(DIGEST, row_digest(table))
+                    .observe(seen, *fingerprint_columns())
+                    .drop(DIGEST)
+                    .write.format("delta")
+                    .mode(mode)
+                    .options(**options)
+                    .option("compression", table.compression)
+                    .option("userMetadata", mark)
+                    .save(self.path(table))
+                )
+                commit = self._commit_marked(table, mark, before)
             if commit is not None:
                 return seen.get, *commit
+        if self._log(table).newest(app) >= number:
+            raise fenced(table, run_id)
         if not seen.get["rows"]:  # nothing in the place of nothing: Delta makes no commit
             return seen.get, self._log(table).known_version(), 0
         raise WalkbitsError(
@@ -296,10 +343,17 @@ class Store:
         return None
 
     def append(self, table: Table, rows: Sequence[Mapping[str, Any]], **options: Any) -> None:
-        """Append a few rows made by the driver (logs, the pointer)."""
+        """Append a few rows made by the driver (logs, the pointer).
+
+        Where the table has a `seq` and the rows have none, it is the commit's place in the table's log.
+        """
         self.ensure(table)
-        writer = self.local(table, rows).coalesce(1).write.format("delta").mode("append")
-        writer.options(**options).save(self.path(table))
+        with self.commits.one(table):
+            if SEQ in table.columns:
+                seq = self._log(table).version() + 1
+                rows = [{SEQ.name: seq, **row} for row in rows]
+            writer = self.local(table, rows).coalesce(1).write.format("delta").mode("append")
+            writer.options(**options).save(self.path(table))
 
     def local(self, table: Table, rows: Sequence[Mapping[str, Any]]) -> DataFrame:
         """A frame of a few rows made by the driver."""
@@ -327,73 +381,11 @@ class Store:
         return frame.select(*columns)
 
 
-def _empty(table: Table, run_id: str) -> EmptyInputError:
-    return EmptyInputError(
-        f"{table.name}: a stage must write at least one row, got none for run {run_id}; "
-        "check the stages before it"
-    )
-
-
 def _kind(data_type: DataType) -> str:
     """The type without the nullability of its elements, which no cast can narrow."""
     return data_type.simpleString()
 
 
-def output_name(table: Table, partition: Mapping[str, Any]) -> str:
-    """`neighborhoods/relation=item_from_item`: names one output in the stage log."""
-    return "/".join([table.name, *(f"{name}={value}" for name, value in partition.items())])
-
-
-def parse_output(output: str) -> tuple[str, dict[str, str]]:
-    """The inverse of `output_name`."""
-    name, *parts = output.split("/")
-    return name, dict(part.split("=", 1) for part in parts)
-
-
-def _predicate(fixed: Mapping[str, Any]) -> str:
-    """One partition as SQL, or with a tuple of values several.
-
-    It takes no parameters, so only plain values pass.
-    """
-    for name, given in fixed.items():
-        for value in given if isinstance(given, tuple) else (given,):
-            if not _SAFE_VALUE.match(str(value)):
-                raise InputError(f"{name} must match {_SAFE_VALUE.pattern}, got {value!r}; use a plain value")
-
-    def text(value: Any) -> str:
-        return f"{value}" if isinstance(value, int) else f"'{value}'"
-
-    return " AND ".join(
-        f"{name} IN ({', '.join(map(text, value))})"
-        if isinstance(value, tuple)
-        else f"{name} = {text(value)}"
-        for name, value in fixed.items()
-    )
-
-
 def utc_now() -> datetime:
     """The time of a log row; never part of a result."""
     return datetime.now(UTC)
-
-
-def check_writable(root: str) -> None:
-    """Refuse a root that cannot be written, before any work is done.
-
-    Only local folders are probed; an object store answers at the first commit.
-
-    Raises:
-        WalkbitsError: the folder cannot be made or written.
-    """
-    if "://" in root and not root.startswith("file://"):
-        return
-    folder = Path(root.removeprefix("file://"))
-    probe = folder / ".write_probe"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise WalkbitsError(
-            f"root must be a writable folder, got '{root}' ({error.strerror}); "
-            "mend its permissions or pass --root"
-        ) from error

@@ -146,7 +146,7 @@ def show(root: str) -> str:
         ]
     stages = spark.sql(
         "SELECT stage, max(seconds) AS seconds, sum(rows) AS rows FROM stage_log "
-        "WHERE run_id = :run AND stage NOT LIKE '%/%' GROUP BY stage ORDER BY min(recorded_at)",
+        "WHERE run_id = :run AND stage NOT LIKE '%/%' GROUP BY stage ORDER BY min(seq)",
         args={"run": run.run_id},
     ).collect()
     text += ["\nStage                  seconds         rows\n"]
