@@ -82,7 +82,9 @@ def add_day_flags(parser: argparse.ArgumentParser) -> None:
 def add_publish_flags(parser: argparse.ArgumentParser) -> None:
     """Flags of jobs that publish."""
     parser.add_argument(
-        "--allow-rollback", action="store_true", help="publish even if the channel shows a later day"
+        "--allow-rollback",
+        action="store_true",
+        help="publish even if the channel shows a later day, or if it has shown this run and then another",
     )
 
 

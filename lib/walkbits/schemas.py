@@ -382,7 +382,7 @@ EVALUATION = Table(
     key=("run_id", "model", "metric", "k"),
 )
 
-PUBLISHED: Final = (NODES, EMBEDDINGS, CODES, LSH_BUCKETS, RELATED)
+PUBLISHED: Final = (NODES, NEIGHBORHOODS, EMBEDDINGS, CODES, LSH_BUCKETS, RELATED)
 """Tables that become visible together."""
 
 TABLES: Final[dict[str, Table]] = {

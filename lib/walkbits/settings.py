@@ -324,6 +324,15 @@ class Audit(Section):
     """Smallest mean cosine of the items' embeddings to the published ones, while the model is the same."""
     max_bits_flipped: Fraction = 0.25
     """Largest mean share of code bits that differ from the published ones; again of one model."""
+    max_zero_vectors: Fraction = 0.2
+    """Largest share of items whose embedding is zero. 0 to 0.2: items without features and interactions."""
+    min_distinct_vectors: Fraction = 0.1
+    """Smallest share of distinct vectors among the items' embeddings. 0.1 to 0.9. This gate and the next two
+    judge catalogues of 100 items and more."""
+    max_random_cosine: Fraction = 0.9
+    """Largest mean cosine of random pairs of items: above it the space has collapsed. 0.3 to 0.9."""
+    min_neighbor_lift: Annotated[float, Field(ge=-1.0, le=1.0)] = 0.0
+    """How much nearer walk neighbors must be than random pairs, in mean cosine. 0 to 0.3."""
     min_recall: Fraction = 0.0
     """Smallest share of related items that share `index.lsh.min_bands` buckets with their item. 0 to 0.9."""
     max_recall_drop: Fraction = 0.2

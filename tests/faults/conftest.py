@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pyspark.sql import SparkSession
 from support import world
 from support.days import DAY, NEXT_DAY, Day, day_of
-from pyspark.sql import SparkSession
 from walkbits.stages import daily
 
 

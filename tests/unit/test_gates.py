@@ -21,6 +21,10 @@ def test_good_figures_pass_and_absent_ones_are_not_judged() -> None:
         ("bits_flipped[item]", 0.3, "max_bits_flipped"),
         ("bits_flipped[item]", float("nan"), "max_bits_flipped"),
         ("bucket_recall", 0.5, "max_recall_drop"),
+        ("zero_vectors[item]", 0.3, "max_zero_vectors"),
+        ("distinct_vectors[item]", 0.05, "min_distinct_vectors"),
+        ("random_cosine[item]", 0.95, "max_random_cosine"),
+        ("random_cosine[item]", float("nan"), "max_random_cosine"),
     ],
 )
 def test_a_broken_threshold_is_named(name: str, value: float, rule: str) -> None:
@@ -31,6 +35,13 @@ def test_a_broken_threshold_is_named(name: str, value: float, rule: str) -> None
 def test_recall_has_a_floor_of_its_own() -> None:
     (sentence,) = gates(GOOD, None, Audit(min_recall=0.85))
     assert "bucket_recall must be at least 0.85, got 0.800" in sentence
+
+
+def test_walk_neighbors_must_be_nearer_than_random_pairs() -> None:
+    pairs = {"neighbor_cosine[item]": (0.2, "ratio"), "random_cosine[item]": (0.3, "ratio")}
+    (sentence,) = gates(pairs, None, Audit())
+    assert sentence.startswith("audit.min_neighbor_lift: neighbor_cosine[item]")
+    assert not [*gates(pairs, None, Audit(min_neighbor_lift=-0.2))]
 
 
 def stage(**changes: object) -> SparkStage:

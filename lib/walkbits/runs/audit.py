@@ -14,10 +14,12 @@ from pyspark.sql import functions as F
 from walkbits.config import Config
 from walkbits.index.buckets import buckets_from_codes
 from walkbits.index.codes import codes_from_embeddings
+from walkbits.runs.geometry import geometry
 from walkbits.runs.log import metric
 from walkbits.runs.pointer import Pointer
-from walkbits.schemas import CODES, EMBEDDINGS, ITEM, LSH_BUCKETS, NODES, PUBLISHED, RELATED
+from walkbits.schemas import CODES, EMBEDDINGS, ITEM, LSH_BUCKETS, NODES, RELATED, TABLES
 from walkbits.settings import Audit
+from walkbits.tables.commits import parse_output
 from walkbits.tables.fingerprints import fingerprints_of
 from walkbits.tables.store import Store, Written
 
@@ -41,7 +43,7 @@ def audit(
     Returns:
         The figures that were measured, and one sentence per broken rule.
     """
-    found = _committed(store, run_id)
+    found = _committed(store, run_id, logged)
     num_items, broken = _nodes(store, run_id)
     broken += _embeddings(store, run_id, config.audit)
     # Codes of embeddings that are broken in themselves prove nothing.
@@ -51,7 +53,7 @@ def audit(
         *_related(store, run_id, num_items, config.index.num_related),
         *([] if live is None else _no_loss(store, found, live.run_id, config.audit)),
     ]
-    figures = _recall(store, config, run_id, num_items)
+    figures = _recall(store, config, run_id, num_items) | geometry(store, run_id, config.seed, num_items)
     if live is not None and live.model_version == model_version:
         figures |= _drift(store, config, run_id, live.run_id)
     before = None if live is None else metric(store, live.run_id, "audit_run", "bucket_recall")
@@ -67,15 +69,24 @@ def gates(figures: Figures, recall_before: float | None, rules: Audit) -> Iterat
     floors = {
         "cosine[item]": ("min_cosine", rules.min_cosine),
         "bucket_recall": ("min_recall", rules.min_recall),
+        "distinct_vectors[item]": ("min_distinct_vectors", rules.min_distinct_vectors),
     }
     for name, (rule, least) in floors.items():
         if name in figures and not figures[name][0] >= least:
             yield f"audit.{rule}: {name} must be at least {least:g}, got {figures[name][0]:.3f}"
-    flipped = figures.get("bits_flipped[item]")
-    if flipped is not None and not flipped[0] <= rules.max_bits_flipped:
+    ceilings = {
+        "bits_flipped[item]": ("max_bits_flipped", rules.max_bits_flipped),
+        "zero_vectors[item]": ("max_zero_vectors", rules.max_zero_vectors),
+        "random_cosine[item]": ("max_random_cosine", rules.max_random_cosine),
+    }
+    for name, (rule, most) in ceilings.items():
+        if name in figures and not figures[name][0] <= most:
+            yield f"audit.{rule}: {name} may be at most {most:g}, got {figures[name][0]:.3f}"
+    near, random = (figures.get(f"{pairs}_cosine[item]") for pairs in ("neighbor", "random"))
+    if near is not None and random is not None and not near[0] >= random[0] + rules.min_neighbor_lift:
         yield (
-            f"audit.max_bits_flipped: bits_flipped[item] may be at most {rules.max_bits_flipped:g}, "
-            f"got {flipped[0]:.3f}"
+            f"audit.min_neighbor_lift: neighbor_cosine[item] must be at least {rules.min_neighbor_lift:g} "
+            f"above random_cosine[item], got {near[0]:.3f} and {random[0]:.3f}"
         )
     recall = figures.get("bucket_recall")
     if (
@@ -141,17 +152,20 @@ def _drift(store: Store, config: Config, run_id: str, live_run_id: str) -> Figur
 
 
 Committed = dict[str, tuple[int, str]]
-"""Published table -> rows and checksum as re-read."""
+"""Output in a published table -> rows and checksum as re-read."""
 
 
 def changed(store: Store, run_id: str, logged: list[Written]) -> Iterator[str]:
     """One sentence per published table that does not re-read as it was logged."""
-    return _differing(_committed(store, run_id), logged)
+    return _differing(_committed(store, run_id, logged), logged)
 
 
-def _committed(store: Store, run_id: str) -> Committed:
-    found = fingerprints_of([(table, store.read(table, run_id=run_id)) for table in PUBLISHED])
-    return dict(zip((table.name for table in PUBLISHED), found, strict=True))
+def _committed(store: Store, run_id: str, logged: list[Written]) -> Committed:
+    named = [(TABLES[name], partition) for name, partition in (parse_output(one.output) for one in logged)]
+    found = fingerprints_of(
+        [(table, store.read(table, run_id=run_id, **partition)) for table, partition in named]
+    )
+    return dict(zip((one.output for one in logged), found, strict=True))
 
 
 def _differing(found: Committed, logged: list[Written]) -> Iterator[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import reduce
@@ -15,8 +15,9 @@ from pyspark.sql import functions as F
 from walkbits import __version__
 from walkbits.config import Config
 from walkbits.errors import EmptyInputError, InputError
-from walkbits.schemas import RUN_METRICS, RUNS, STAGE_LOG
+from walkbits.schemas import RUN_METRICS, RUNS, STAGE_LOG, Table
 from walkbits.settings import Section, config_hash
+from walkbits.tables.commits import parse_output
 from walkbits.tables.store import Store, Written, utc_now
 
 PART = "/"
@@ -204,6 +205,12 @@ def log_stage(
 def logged_stages(store: Store, run_id: str) -> dict[str, Logged]:
     """The newest record of each finished stage of a run."""
     return {name: record for name, record in read_log(store, run_id).items() if PART not in name}
+
+
+def outputs_of(logged: Mapping[str, Logged], tables: Sequence[Table]) -> list[Written]:
+    """What finished stages wrote to some tables."""
+    names = {table.name for table in tables}
+    return [one for stage in logged.values() for one in stage.outputs if parse_output(one.output)[0] in names]
 
 
 def logged_parts(log: dict[str, Logged], stage: str) -> dict[str, Logged]:

@@ -6,7 +6,7 @@ import hashlib
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
@@ -55,6 +55,7 @@ class StageRun:
     run: Run
     _measured: Figures = field(default_factory=dict, compare=False)
     _held: list[str] = field(default_factory=list, compare=False)
+    _verified: set[Written] = field(default_factory=set, compare=False)
 
     @contextmanager
     def leased(self) -> Iterator[None]:
@@ -119,7 +120,10 @@ class StageRun:
         self._measured.update(figures)
 
     def metrics(self, figures: dict[str, Figures]) -> list[Written]:
-        """Commit figures, stage -> name -> (value, unit), in the place of those stages' earlier ones."""
+        """Commit figures, stage -> name -> (value, unit), in the place of those stages' earlier ones.
+
+        The same stages in every commit: what one commit holds, another replaces as a whole.
+        """
         now = utc_now()
         rows = [
             {
@@ -135,6 +139,7 @@ class StageRun:
         return [
             Written(f"{RUN_METRICS.name}/stage={stage}", len(of_stage), "", 0, None)
             for stage, of_stage in figures.items()
+            if of_stage
         ]
 
 
@@ -146,6 +151,7 @@ class Stage:
         after: Stages whose outputs it reads.
         settings: The config sections that decide its output, beside the seed.
         run: Does the work; returns what it wrote.
+        artifacts: Artifact folders of stages before it that it reads.
         explain: Tells the plan as text; reads little and writes nothing.
     """
 
@@ -154,6 +160,7 @@ class Stage:
     settings: Callable[[Config], Iterable[Section | str]]
     run: Callable[[StageRun], list[Written]]
     explain: Callable[[StageRun], str] | None = None
+    artifacts: Callable[[Config], tuple[str, ...]] = lambda _config: ()
 
 
 def execute(context: StageRun, stage: Stage, again: bool = False) -> bool:
@@ -166,15 +173,15 @@ def execute(context: StageRun, stage: Stage, again: bool = False) -> bool:
         Whether work was done.
 
     Raises:
-        InputError: a stage before it has not finished, or the run is published and its
-            outputs would have to be written again.
+        InputError: a stage before it has not finished, or its outputs changed since; or the run is
+            published and its outputs would have to be written again.
         LostRaceError: another driver works on the run.
     """
     with context.leased():
-        return _execute(context, stage)
+        return _execute(context, stage, again)
 
 
-def _execute(context: StageRun, stage: Stage) -> bool:
+def _execute(context: StageRun, stage: Stage, again: bool) -> bool:
     done = logged_stages(context.store, context.run_id)
     key = stage_key(stage, context.config, context.run, done)
     earlier = done.get(stage.name)
@@ -188,6 +195,9 @@ def _execute(context: StageRun, stage: Stage) -> bool:
             "settings or damaged outputs; start a new run with jobs/run_daily.py "
             "(--new-attempt for the same inputs)"
         )
+    check_inputs(
+        context, stage.name, {name: done[name] for name in stage.after}, stage.artifacts(context.config)
+    )
     LOG.info("stage=%s run=%s state=started", stage.name, context.run_id)
     group = f"stage={stage.name} run={context.run_id}"
     context.spark.sparkContext.setJobGroup(group, f"walkbits {stage.name} {context.run_id}")
@@ -204,11 +214,60 @@ def _execute(context: StageRun, stage: Stage) -> bool:
         raise
     seconds = time.monotonic() - began
     spent["seconds"] = (seconds, "seconds")
-    measured = {stage.name: dict(context._measured)} if context._measured else {}
-    figures = context.metrics(measured | {f"{stage.name}.cost": spent})
+    # Both always, so that every attempt's figures take the place of the last one's.
+    figures = context.metrics({stage.name: dict(context._measured), f"{stage.name}.cost": spent})
     log_stage(context.store, context.run_id, stage.name, key, [*outputs, *figures], seconds)
+    context._verified.update(outputs)
     _report(context, stage.name, "done", outputs, seconds)
     return True
+
+
+def check_inputs(
+    context: StageRun, reader: str, logged: Mapping[str, Logged], artifacts: Sequence[str] = ()
+) -> None:
+    """Refuse to work on what is no longer as the stages before logged it.
+
+    A table is as it was logged when no commit has touched the partition since; only where one has, as after
+    a compaction, are its rows read for it. An artifact's files are read once per driver.
+
+    Args:
+        reader: Who reads, for the message.
+        logged: Finished stages, by name.
+        artifacts: Of their artifact folders those that are read.
+
+    Raises:
+        InputError: an output changed; names the stage to run again.
+    """
+    wrong: list[tuple[str, str]] = []
+    doubtful: list[tuple[str, Written]] = []
+    for stage, record in logged.items():
+        for output in filter(_decides, record.outputs):
+            name = output.output.removeprefix(_ARTIFACT)
+            if name == output.output:
+                if not context.store.untouched(output, context.run_id):
+                    doubtful.append((stage, output))
+            elif name in artifacts and output not in context._verified:
+                if folder_digest(context.artifacts(name))[1] != output.fingerprint:
+                    wrong.append((stage, output.output))
+                context._verified.add(output)
+    read = _reread(context, [output for _, output in doubtful])
+    for (stage, output), found in zip(doubtful, read, strict=True):
+        if found != (output.rows, output.fingerprint):
+            wrong.append((stage, output.output))
+    if wrong:
+        raise InputError(
+            f"{reader}: outputs of the stages before must re-read as logged, got others in "
+            f"{sorted(output for _, output in wrong)} of run {context.run_id}; run "
+            f"{', '.join(dict(wrong))} again, which rebuilds them, or jobs/run_daily.py"
+        )
+
+
+def _reread(context: StageRun, outputs: Sequence[Written]) -> list[tuple[int, str]]:
+    """Rows and checksum of outputs in tables."""
+    named = [(TABLES[name], partition) for name, partition in (parse_output(one.output) for one in outputs)]
+    return fingerprints_of(
+        [(table, context.store.read(table, run_id=context.run_id, **partition)) for table, partition in named]
+    )
 
 
 class Parts:
@@ -266,11 +325,7 @@ def _stands(context: StageRun, logged: Logged) -> bool:
     """Whether every logged output re-reads with the rows and checksum it was logged with."""
     decisive = [*filter(_decides, logged.outputs)]
     tables = [one for one in decisive if not one.output.startswith(_ARTIFACT)]
-    named = [(TABLES[name], partition) for name, partition in (parse_output(one.output) for one in tables)]
-    read = [
-        (table, context.store.read(table, run_id=context.run_id, **partition)) for table, partition in named
-    ]
-    found = dict(zip((one.output for one in tables), fingerprints_of(read), strict=True))
+    found = dict(zip((one.output for one in tables), _reread(context, tables), strict=True))
     for output in decisive:
         if output.output not in found:
             _, fingerprint = folder_digest(context.artifacts(output.output.removeprefix(_ARTIFACT)))
@@ -281,6 +336,7 @@ def _stands(context: StageRun, logged: Logged) -> bool:
                 context.run_id, (output.rows, output.fingerprint), found[output.output],
             )  # fmt: skip
             return False
+    context._verified.update(decisive)
     return True
 
 

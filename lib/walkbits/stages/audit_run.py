@@ -8,12 +8,13 @@ import time
 from walkbits.errors import AuditError, InputError
 from walkbits.models.card import read_card
 from walkbits.runs.audit import audit, changed
-from walkbits.runs.log import log_stage, logged_stages, record_state
+from walkbits.runs.log import log_stage, logged_stages, outputs_of, record_state
 from walkbits.runs.pointer import Pointer
-from walkbits.runs.stage import StageRun
+from walkbits.runs.stage import StageRun, check_inputs
 from walkbits.schemas import PUBLISHED
 from walkbits.settings import config_hash
 from walkbits.stages.reuse import MODEL
+from walkbits.tables.commits import parse_output
 from walkbits.tables.store import Written
 
 LOG = logging.getLogger("walkbits")
@@ -29,8 +30,8 @@ def published_outputs(context: StageRun) -> list[Written]:
     """
     done = logged_stages(context.store, context.run_id)
     names = {table.name for table in PUBLISHED}
-    outputs = [o for logged in done.values() for o in logged.outputs if o.output in names]
-    missing = names - {o.output for o in outputs}
+    outputs = outputs_of(done, PUBLISHED)
+    missing = names - {parse_output(o.output)[0] for o in outputs}
     if missing:
         raise InputError(
             f"{NAME}: tables {sorted(missing)} must be finished for run {context.run_id}; "
@@ -54,6 +55,7 @@ def audit_committed(context: StageRun, pointer: Pointer | None, outputs: list[Wr
     store, run, config = context.store, context.run, context.config
     began = time.monotonic()
     done = logged_stages(store, run.run_id)
+    check_inputs(context, NAME, {"train_model": done["train_model"]}, (MODEL,))
     version = read_card(context.artifacts(MODEL)).model_version
     key = config_hash(
         NAME, config.audit, config.index, config.seed, pointer.run_id if pointer else "", version,

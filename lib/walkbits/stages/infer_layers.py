@@ -237,4 +237,5 @@ STAGE = Stage(
     settings=lambda config: (config.inference,),
     run=run,
     explain=explain,
+    artifacts=lambda config: (MODEL, SPACE),
 )

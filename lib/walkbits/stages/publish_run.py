@@ -10,7 +10,7 @@ from walkbits.errors import AuditError, InputError
 from walkbits.models.card import read_card
 from walkbits.runs.audit import changed
 from walkbits.runs.lease import check_held, leased, seal
-from walkbits.runs.log import find_run, log_stage, logged_stages, record_state
+from walkbits.runs.log import find_run, log_stage, logged_stages, outputs_of, record_state
 from walkbits.runs.pointer import check_forward, flip, read_pointer
 from walkbits.runs.stage import StageRun
 from walkbits.schemas import PUBLICATIONS, PUBLISHED
@@ -89,9 +89,7 @@ def roll_back(store: Store, config: Config, run_id: str = PREVIOUS) -> int:
         )
     run = find_run(store, target.run_id)
     with leased(store, run.run_id):  # not while it is collected
-        names = {table.name for table in PUBLISHED}
-        logged = logged_stages(store, run.run_id).values()
-        outputs = [o for one in logged for o in one.outputs if o.output in names]
+        outputs = outputs_of(logged_stages(store, run.run_id), PUBLISHED)
         broken = [*changed(store, run.run_id, outputs)]
         if broken:
             raise AuditError(

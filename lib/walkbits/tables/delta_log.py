@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote, unquote
 
+from py4j.protocol import Py4JJavaError
 from pyspark.sql import SparkSession
 
 from walkbits.tables.parquet import WrittenFile
 
+_LOOKED_AT: Final = 100
+"""Commits that are read to see what they touched; a table's rows are read sooner than more of them."""
 NEVER: Final = -1
 """Delta's number of an application that has committed nothing."""
 
@@ -38,16 +41,42 @@ class DeltaLog:
 
     def commit_info(self, version: int) -> dict[str, Any]:
         """What a commit says of itself."""
+        for action in self._actions_of(version):
+            if "commitInfo" in action:
+                return dict(action["commitInfo"])
+        return {}
+
+    def untouched(self, since: int, partition: Mapping[str, Any]) -> bool:
+        """Whether the commits after a version left a partition's rows alone, by what they say themselves.
+
+        Commits that only move rows into other files do. False where there are too many to look at, where one
+        is no longer there, and where the table is older than the version.
+        """
+        now = self.version()
+        if not since <= now <= since + _LOOKED_AT:
+            return False
+        values = {name: str(value) for name, value in partition.items()}
+        try:
+            for version in range(since + 1, now + 1):
+                for action in self._actions_of(version):
+                    file = action.get("add") or action.get("remove")
+                    if file and file.get("dataChange", True):
+                        of = file.get("partitionValues") or {}
+                        if all(of.get(name, value) == value for name, value in values.items()):
+                            return False
+        except Py4JJavaError:  # cleaned away
+            return False
+        return True
+
+    def _actions_of(self, version: int) -> Iterator[dict[str, Any]]:
         file = self._jvm.org.apache.hadoop.fs.Path(f"{self.path}/_delta_log/{version:020d}.json")
         stream = self._file_system(file).open(file)
         lines = self._jvm.java.io.BufferedReader(self._jvm.java.io.InputStreamReader(stream, "UTF-8"))
         try:
             while (line := lines.readLine()) is not None:
-                if line.startswith('{"commitInfo"'):
-                    return dict(json.loads(line)["commitInfo"])
+                yield json.loads(line)
         finally:
             lines.close()
-        return {}
 
     def on_local_disk(self) -> bool:
         """Whether hosts reach the table's files by their path: not where Hadoop reads them from a store."""

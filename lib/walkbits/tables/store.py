@@ -98,6 +98,14 @@ class Store:
             with self.commits.of_run(TABLES[name], run_id):
                 self._log(TABLES[name]).number(apps, self.commits.last_number(run_id))
 
+    def untouched(self, output: Written, run_id: str) -> bool:
+        """Whether no commit after the output's own has changed its rows; False where the log cannot say."""
+        table, partition = parse_output(output.output)
+        if output.delta_version is None or not self.exists(TABLES[table]):
+            return False
+        place = {RUN_ID.name: run_id, **partition}
+        return self._log(TABLES[table]).untouched(output.delta_version, place)
+
     def is_published(self, run_id: str) -> bool:
         """Whether any channel ever pointed at the run; its partitions are then immutable."""
         return not self.read(PUBLICATIONS).where(F.col("run_id") == run_id).isEmpty()

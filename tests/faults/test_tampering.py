@@ -1,0 +1,95 @@
+"""What changed since it was logged is refused, by whoever reads it next."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.days import DAY, Day
+from walkbits.errors import AuditError, InputError
+from walkbits.models.card import load_model, save_model
+from walkbits.runs.log import logged_stages
+from walkbits.runs.stage import check_inputs
+from walkbits.schemas import FEATURES, NEIGHBORHOODS, PUBLICATIONS, STAGE_LOG, TABLES
+from walkbits.stages import daily
+from walkbits.stages.audit_run import audit_committed, published_outputs
+
+ALL = ("model", "graph")
+
+
+def check(day: Day) -> None:
+    context = day.context()
+    logged = logged_stages(context.store, context.run_id)
+    check_inputs(context, "reader", {name: logged[name] for name in logged if name in daily.STAGES}, ALL)
+
+
+def test_changed_features_are_refused_before_the_work(copied: Callable[..., Day]) -> None:
+    day = copied()
+    shutil.rmtree(day.store.path(PUBLICATIONS))
+    check(day)
+    before = day.store.read(STAGE_LOG).count()
+    path = day.store.path(FEATURES)
+    day.spark.sql(f"UPDATE delta.`{path}` SET features = unhex(repeat('00', 68)) WHERE node_id = 3")
+    other = day.config.model_copy(
+        update={"inference": day.config.inference.model_copy(update={"block_size": 32})}
+    )
+    with pytest.raises(InputError, match=r"infer_layers: .* got others in \['features'\] .* run \w+ again"):
+        daily.run_stage(day.spark, other, "infer_layers", ds=DAY)
+    assert day.store.read(STAGE_LOG).count() == before
+
+
+def test_files_that_only_moved_are_no_change(copied: Callable[..., Day]) -> None:
+    day = copied()
+    for table in (FEATURES, NEIGHBORHOODS):
+        day.spark.sql(f"OPTIMIZE delta.`{day.store.path(table)}`")
+    check(day)
+
+
+def test_a_lost_commit_is_a_change(copied: Callable[..., Day]) -> None:
+    """The newest commits of a log are gone: the table reads as if the run had never been."""
+    day = copied()
+    for file in Path(day.store.path(FEATURES), "_delta_log").iterdir():
+        if not file.name.startswith(f"{0:020d}.json"):
+            file.unlink()
+    day.spark._jvm.org.apache.spark.sql.delta.DeltaLog.clearCache()
+    with pytest.raises(InputError, match=r"got others in \['features'\]"):
+        check(day)
+
+
+def test_another_valid_model_is_refused(copied: Callable[..., Day]) -> None:
+    day = copied(channel="other")
+    context = day.context()
+    folder = context.artifacts("model")
+    model = load_model(folder)
+    card = model.card
+    zeros = {name: np.zeros_like(array) for name, array in model.weights.items()}
+    save_model(
+        folder, card.network, zeros, feature_schema=card.feature_schema, feature_space=None,
+        config_hash=card.config_hash, data_run=card.data_run, metrics=card.metrics,
+    )  # fmt: skip
+    load_model(folder)  # valid in itself
+    with pytest.raises(InputError, match=r"got others in \['artifacts/model'\] .* run train_model again"):
+        check(day)
+    with pytest.raises(InputError, match="artifacts/model"):
+        audit_committed(day.context(), None, published_outputs(day.context()))
+
+
+def test_neighborhoods_are_audited(copied: Callable[..., Day]) -> None:
+    day = copied(channel="other")
+    path, run_id = day.store.path(NEIGHBORHOODS), day.context().run_id
+    day.spark.sql(f"DELETE FROM delta.`{path}` WHERE node = 3 AND run_id = '{run_id}'")
+    with pytest.raises(AuditError, match="neighborhoods/relation=item_from_item must re-read as logged"):
+        daily.publish_run(day.spark, day.config, ds=DAY)
+
+
+@pytest.mark.parametrize("table", ["nodes", "embeddings", "codes", "lsh_buckets", "related"])
+def test_a_published_table_that_lost_a_row_is_refused(copied: Callable[..., Day], table: str) -> None:
+    day = copied(channel="other")
+    path, run_id = day.store.path(TABLES[table]), day.context().run_id
+    key = "item_id = 'p0003'" if table == "related" else "node_id = 3"
+    day.spark.sql(f"DELETE FROM delta.`{path}` WHERE {key} AND run_id = '{run_id}'")
+    with pytest.raises(AuditError, match=f"{table} must re-read as logged"):
+        daily.publish_run(day.spark, day.config, ds=DAY)
