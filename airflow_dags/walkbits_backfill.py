@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from datetime import date, timedelta
 
-from airflow.providers.apache.spark.operators.spark_submit import SparkSubmitOperator
 from airflow.sdk import DAG, Param, task
 from airflow.sdk.exceptions import AirflowFailException
-from walkbits_tasks import CONFIG, START, day_param, job_arguments, task_arguments
+from walkbits_tasks import CONFIG, START, SubmitJob, day_param, job_arguments, task_arguments
 
 LONGEST = 366
 
@@ -47,6 +46,6 @@ with DAG(
     submitted = {
         name: value for name, value in job_arguments("run_daily").items() if name != "application_args"
     }
-    SparkSubmitOperator.partial(
-        task_id="run_day", max_active_tis_per_dagrun=1, **submitted, **task_arguments(retries=2)
-    ).expand(application_args=days())
+    SubmitJob.partial(task_id="run_day", max_active_tis_per_dagrun=1, **submitted, **task_arguments()).expand(
+        application_args=days()
+    )

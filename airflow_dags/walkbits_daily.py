@@ -31,17 +31,17 @@ with DAG(
     },
 ) as dag:
     chain(
-        # Bad input stays bad: no retries for what judges, retries for what computes.
         submit(
             "validate", "validate_inputs", *RUN,
-            "{{ '--new-attempt' if params.new_attempt else '--no-new-attempt' }}", retries=0,
+            "{{ '--new-attempt' if params.new_attempt else '--no-new-attempt' }}",
         ),
         submit("ingest", "ingest_graph", *RUN),
         submit("neighborhoods", "build_neighborhoods", *RUN),
         submit("train", "train_model", *RUN, "{{ '--retrain' if params.retrain else '--no-retrain' }}"),
         submit("infer_layers", "infer_layers", *RUN),
         submit("build_index", "build_index", *RUN),
-        submit("audit", "audit_run", *RUN, retries=0),
+        submit("audit", "audit_run", *RUN),
         submit("publish", "publish_run", *RUN, outlets=[PUBLISHED]),
         submit("maintain", "maintain_tables"),
+        submit("verify", "verify"),
     )  # fmt: skip

@@ -20,4 +20,5 @@ with DAG(
         )
     },
 ) as dag:  # fmt: skip
+    # A rollback that ended late and is tried again would go back to the run it left.
     submit("rollback", "rollback_run", "--run-id", "{{ params.run_id }}", retries=0, outlets=[PUBLISHED])

@@ -22,13 +22,16 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import urllib.request
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from airflow.exceptions import AirflowException
 from airflow.providers.apache.spark.operators.spark_submit import SparkSubmitOperator
 from airflow.sdk import Asset, AsyncCallback, DeadlineAlert, DeadlineReference, Param
+from airflow.sdk.exceptions import AirflowFailException
 
 LOG = logging.getLogger(__name__)
 
@@ -46,8 +49,13 @@ START = datetime(2000, 1, 1, tzinfo=UTC)
 PUBLISHED = Asset("walkbits_live")
 """Updated whenever readers of channel `live` see another run: schedule consumers on it."""
 
-DAY = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$"
-RUN_ID = r"^[0-9]{8}-[0-9a-f]{8}-a[0-9]{1,3}$"
+FINAL = frozenset({2, 5, 6, 7, 8})
+"""Exit codes of what stays as it is: input, audit, settings, jars, model. An empty day may still arrive (3),
+another driver ends (4), and infrastructure recovers (1, 86)."""
+
+# Not $, which lets a line break pass.
+DAY = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}\Z"
+RUN_ID = r"^[0-9]{8}-[0-9a-f]{8}-a[0-9]{1,3}\Z"
 
 
 def day_param(meaning: str, **schema: Any) -> Param:
@@ -55,18 +63,27 @@ def day_param(meaning: str, **schema: Any) -> Param:
     return Param(description=meaning, **({"type": "string", "format": "date", "pattern": DAY} | schema))
 
 
-def submit(task_id: str, job: str, *arguments: str, retries: int = 2, **more: Any) -> SparkSubmitOperator:
+class SubmitJob(SparkSubmitOperator):
+    """Fails at once where a retry cannot help: by the job's exit code."""
+
+    def execute(self, context: Any) -> None:
+        """Submit and wait."""
+        try:
+            super().execute(context)
+        except AirflowException as error:
+            code = re.search(r"Error code is: ([0-9]+)", str(error))
+            if code is not None and int(code[1]) in FINAL:
+                raise AirflowFailException(str(error)) from error
+            raise
+
+
+def submit(task_id: str, job: str, *arguments: str, **more: Any) -> SubmitJob:
     """One job of jobs/ as a task.
 
     Paths are absolute because a worker's folder is its own. Only values of checked Params and of
     Airflow itself reach the arguments, and those alone are templated; there is no shell in between.
-
-    Args:
-        retries: 0 for jobs that would fail the same way again: what they judge does not change.
     """
-    return SparkSubmitOperator(
-        task_id=task_id, **job_arguments(job, *arguments), **task_arguments(retries), **more
-    )
+    return SubmitJob(task_id=task_id, **job_arguments(job, *arguments), **(task_arguments() | more))
 
 
 def job_arguments(job: str, *arguments: str) -> dict[str, Any]:
@@ -89,10 +106,10 @@ def job_arguments(job: str, *arguments: str) -> dict[str, Any]:
     }
 
 
-def task_arguments(retries: int) -> dict[str, Any]:
+def task_arguments() -> dict[str, Any]:
     """Retries, limits and alerts of one task."""
     return {
-        "retries": retries,
+        "retries": 2,
         "retry_delay": RETRY,
         "retry_exponential_backoff": True,
         "max_retry_delay": timedelta(hours=1),

@@ -19,6 +19,7 @@ pytest.importorskip(
 )
 
 from airflow.dag_processing.dagbag import DagBag
+from airflow.exceptions import AirflowException
 from airflow.sdk.exceptions import AirflowFailException, ParamValidationError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,6 +36,7 @@ DAILY = [
     "audit",
     "publish",
     "maintain",
+    "verify",
 ]
 
 
@@ -87,8 +89,7 @@ def test_schedule_and_limits(dags: dict[str, Any]) -> None:
     assert not daily.catchup
     assert daily.max_active_runs == 1
     assert daily.deadline
-    retried = {task.task_id for task in daily.tasks if task.retries}
-    assert retried == set(DAILY) - {"validate", "audit"}
+    assert all(task.retries == 2 for task in daily.tasks)
     assert all(task.execution_timeout and task.on_failure_callback for task in daily.tasks)
     assert [asset.name for asset in daily.get_task("publish").outlets] == ["walkbits_live"]
     assert [asset.name for asset in dags["walkbits_rollback"].get_task("rollback").outlets] == [
@@ -160,6 +161,24 @@ def test_backfill_has_one_channel_a_day(dags: dict[str, Any]) -> None:
     ]
     with pytest.raises(AirflowFailException, match="0 to 365 days after first"):
         days({"first": "2026-03-01", "last": "2026-02-27", "new_attempt": False})
+
+
+@pytest.mark.parametrize(
+    ("code", "final"), [(1, False), (2, True), (3, False), (4, False), (5, True), (8, True)]
+)
+def test_what_stays_as_it_is_is_not_tried_again(
+    monkeypatch: pytest.MonkeyPatch, dags: dict[str, Any], code: int, final: bool
+) -> None:
+    """The provider's message, as its hook writes it for a job that ends with a code."""
+    import walkbits_tasks
+
+    def ends(*_: Any) -> None:
+        raise AirflowException(f"Cannot execute: ['spark-submit', 'x.py']. Error code is: {code}.")
+
+    monkeypatch.setattr(walkbits_tasks.SparkSubmitOperator, "execute", ends)
+    with pytest.raises(AirflowException) as raised:
+        dags["walkbits_daily"].get_task("audit").execute({})
+    assert isinstance(raised.value, AirflowFailException) == final
 
 
 def test_alerts_are_logged_and_posted(

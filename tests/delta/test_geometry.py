@@ -49,11 +49,11 @@ CASES = {
 def test_each_kind_of_garbage_breaks_its_gate(spark: SparkSession, tmp_path: Path, case: str) -> None:
     x, expected = CASES[case]
     store = Store(spark, str(tmp_path / "root"))
-    rows = [("item", i, f"p{i}", [float(v) for v in x[i]]) for i in range(ITEMS)]
+    rows = [("item", i, f"p{i}", [float(v) for v in x[i]], 0.0) for i in range(ITEMS)]
     store.write(
         EMBEDDINGS,
         spark.createDataFrame(
-            rows, "node_type string, node_id bigint, external_id string, embedding array<float>"
+            rows, "node_type string, node_id bigint, external_id string, embedding array<float>, prior float"
         ),
         RUN,
     )
@@ -75,6 +75,6 @@ def test_each_kind_of_garbage_breaks_its_gate(spark: SparkSession, tmp_path: Pat
 
 def test_pairs_of_a_small_catalogue_are_not_judged(spark: SparkSession, tmp_path: Path) -> None:
     store = Store(spark, str(tmp_path / "root"))
-    schema = "node_type string, node_id bigint, external_id string, embedding array<float>"
-    store.write(EMBEDDINGS, spark.createDataFrame([("item", 0, "p", [1.0, 0.0])], schema), RUN)
+    schema = "node_type string, node_id bigint, external_id string, embedding array<float>, prior float"
+    store.write(EMBEDDINGS, spark.createDataFrame([("item", 0, "p", [1.0, 0.0], 0.0)], schema), RUN)
     assert geometry(store, RUN, 5, 1) == {"zero_vectors[item]": (0.0, "ratio")}

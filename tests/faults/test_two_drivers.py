@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import world
 from support.days import DAY, NEXT_DAY, Day, day_of
 from walkbits.arrays.mapped import files_of
 from walkbits.errors import AuditError, InputError, LostRaceError
 from walkbits.runs import collect
+from walkbits.runs.lease import leased
 from walkbits.runs.log import find_run, newest_state
 from walkbits.runs.stage import StageRun, artifacts_of
 from walkbits.schemas import PUBLICATIONS, RELATED, RUNS
@@ -147,23 +147,16 @@ def test_a_rollback_before_the_collection_spares_the_run(
     assert day.rows(first) == whole
 
 
-def test_a_run_at_work_is_not_collected(copied: Callable[..., Day], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run that was quiet for long is gone on with; a collection beside it spares it."""
+def test_a_run_at_work_is_not_collected(copied: Callable[..., Day]) -> None:
+    """Both runs were quiet for long and no channel shows them; of one the driver is at work again."""
     day = copied(maintenance=KEEP_ONE)
     shutil.rmtree(day.store.path(PUBLICATIONS))
-    spared = []
-
-    def beside(context: StageRun) -> Any:
-        spared.append(maintain(day_of(day.spark, day.config).store, day.config))
-        return index.run(context)
-
-    index = daily.STAGES["build_index"]
-    other = day.config.model_copy(update={"index": day.config.index.model_copy(update={"num_related": 3})})
-    monkeypatch.setitem(daily.STAGES, "build_index", replace(index, run=beside))
     run_id = day.context(DAY).run_id
-    daily.run_stage(day.spark, other, "build_index", ds=DAY)
-    assert spared == [[day.context(NEXT_DAY).run_id]]
-    assert day.store.fingerprint(RELATED, run_id)[0] == world.NUM_ITEMS * 3
+    whole = day.rows(run_id)
+    with leased(day_of(day.spark, day.config).store, run_id):
+        assert maintain(day.store, day.config) == [day.context(NEXT_DAY).run_id]
+    assert day.rows(run_id) == whole
+    assert newest_state(day.store, run_id) == "published"
 
 
 def test_a_collection_that_is_killed_is_ended_by_the_next(

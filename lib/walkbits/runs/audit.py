@@ -43,13 +43,13 @@ def audit(
     Returns:
         The figures that were measured, and one sentence per broken rule.
     """
-    found = _committed(store, run_id, logged)
+    found = committed(store, run_id, logged)
     num_items, broken = _nodes(store, run_id)
     broken += _embeddings(store, run_id, config.audit)
     # Codes of embeddings that are broken in themselves prove nothing.
-    broken += [] if broken else _derived(store, config, run_id, found)
+    broken += [] if broken else derived(store, config, run_id, found)
     broken += [
-        *_differing(found, logged),
+        *differing(found, logged),
         *_related(store, run_id, num_items, config.index.num_related),
         *([] if live is None else _no_loss(store, found, live.run_id, config.audit)),
     ]
@@ -157,10 +157,11 @@ Committed = dict[str, tuple[int, str]]
 
 def changed(store: Store, run_id: str, logged: list[Written]) -> Iterator[str]:
     """One sentence per published table that does not re-read as it was logged."""
-    return _differing(_committed(store, run_id, logged), logged)
+    return differing(committed(store, run_id, logged), logged)
 
 
-def _committed(store: Store, run_id: str, logged: list[Written]) -> Committed:
+def committed(store: Store, run_id: str, logged: list[Written]) -> Committed:
+    """The outputs as they re-read now."""
     named = [(TABLES[name], partition) for name, partition in (parse_output(one.output) for one in logged)]
     found = fingerprints_of(
         [(table, store.read(table, run_id=run_id, **partition)) for table, partition in named]
@@ -168,7 +169,8 @@ def _committed(store: Store, run_id: str, logged: list[Written]) -> Committed:
     return dict(zip((one.output for one in logged), found, strict=True))
 
 
-def _differing(found: Committed, logged: list[Written]) -> Iterator[str]:
+def differing(found: Committed, logged: list[Written]) -> Iterator[str]:
+    """One sentence per output that is not as it was logged."""
     expected = {output.output: (output.rows, output.fingerprint) for output in logged}
     for name, committed in found.items():
         if expected.get(name) != committed:
@@ -221,7 +223,7 @@ def _embeddings(store: Store, run_id: str, rules: Audit) -> Iterator[str]:
         yield f"embeddings must cover every node of their types, got {without} nodes without"
 
 
-def _derived(store: Store, config: Config, run_id: str, found: Committed) -> Iterator[str]:
+def derived(store: Store, config: Config, run_id: str, found: Committed) -> Iterator[str]:
     """Codes are the signs of the embeddings, buckets the bands of the codes: computed again."""
     embeddings = store.read(EMBEDDINGS, run_id=run_id)
     codes = store.read(CODES, run_id=run_id)

@@ -109,7 +109,7 @@ def flip(
             "model_version": model_version,
             "inputs_fingerprint": run.inputs_fingerprint,
             "rows": sum(output.rows for output in outputs),
-            "sha": config_hash(*sorted(f"{o.output}={o.fingerprint}" for o in outputs)),
+            "sha": published_sha(outputs),
             "published_at": utc_now(),
         }
         try:
@@ -122,6 +122,11 @@ def flip(
     if found is None or found.run_id != run.run_id or found.seq != seq:
         raise _lost(channel, run, found)
     return seq
+
+
+def published_sha(outputs: list[Written]) -> str:
+    """sha256 over the fingerprints of what becomes visible together."""
+    return config_hash(*sorted(f"{o.output}={o.fingerprint}" for o in outputs))
 
 
 def _lost(channel: str, run: Run, winner: Pointer | None) -> LostRaceError:

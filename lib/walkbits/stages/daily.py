@@ -32,7 +32,8 @@ from walkbits.stages import (
 from walkbits.stages import evaluate as evaluation
 from walkbits.stages.audit_run import audit_committed, published_outputs
 from walkbits.stages.maintain_tables import maintain
-from walkbits.stages.publish_run import PREVIOUS, publish, roll_back
+from walkbits.stages.publish_run import PREVIOUS, check_stands, publish, roll_back
+from walkbits.stages.verify import verify_live
 from walkbits.tables.store import Store
 
 LOG = logging.getLogger("walkbits")
@@ -117,10 +118,15 @@ def existing(
 
 
 def is_live(context: StageRun) -> bool:
-    """Whether the channel already shows this very run; there is nothing to do then."""
+    """Whether the channel already shows this very run; there is nothing to do then.
+
+    Raises:
+        AuditError: it does, and the run no longer re-reads as it was logged.
+    """
     pointer = read_pointer(context.store, context.config.channel)
     if pointer is None or pointer.run_id != context.run_id:
         return False
+    check_stands(context)
     LOG.info(
         "run=%s state=published channel=%s seq=%d: nothing to do",
         context.run_id, context.config.channel, pointer.seq,
@@ -205,6 +211,11 @@ def publish_run(
 def rollback_run(spark: SparkSession, config: Config, *, run_id: str = PREVIOUS) -> None:
     """Point the channel back at a run that was published before."""
     roll_back(store_of(spark, config), config, run_id)
+
+
+def verify(spark: SparkSession, config: Config) -> None:
+    """Hold what the channel shows against its tables, its model and the logs."""
+    verify_live(store_of(spark, config), config)
 
 
 def maintain_tables(spark: SparkSession, config: Config) -> None:

@@ -44,6 +44,7 @@ def _publish(context: StageRun, allow_rollback: bool) -> bool:
     began = time.monotonic()
     pointer = read_pointer(store, channel)
     if pointer is not None and pointer.run_id == run.run_id:
+        check_stands(context)
         LOG.info("stage=%s run=%s state=kept channel=%s seq=%d", NAME, run.run_id, channel, pointer.seq)
         return False
     check_forward(pointer, run, channel, allow_rollback)
@@ -61,6 +62,21 @@ def _publish(context: StageRun, allow_rollback: bool) -> bool:
         NAME, run.run_id, channel, seq, rows, seconds,
     )  # fmt: skip
     return True
+
+
+def check_stands(context: StageRun) -> None:
+    """Refuse to call a published run fine that no longer re-reads as it was logged.
+
+    Raises:
+        AuditError: it does not.
+    """
+    outputs = outputs_of(logged_stages(context.store, context.run_id), PUBLISHED)
+    broken = [*changed(context.store, context.run_id, outputs)]
+    if broken:
+        raise AuditError(
+            f"run {context.run_id} is published and damaged: {'; '.join(broken)}; see 'Repair' in "
+            "docs/operations.md"
+        )
 
 
 def roll_back(store: Store, config: Config, run_id: str = PREVIOUS) -> int:
