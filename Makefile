@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-dags test-airflow test-standalone check format sql doctor bench-build bench-layers bench-walks zip lock clean
+.PHONY: help setup demo test test-all test-dags test-airflow test-standalone check format sql doctor bench-build bench-layers bench-walks zip lock clean
 
 ACTIVATE := . conf/env.sh
 # The last day of the demo's data.
@@ -19,7 +19,10 @@ demo: setup ## Run a whole day on real baskets and show related products
 	@$(ACTIVATE); spark-submit jobs/run_daily.py --config conf/demo.yaml --ds $(DEMO_DS)
 	@$(ACTIVATE); python -m walkbits.tools.demo show
 
-test: setup ## Run the tests; ARGS="-k walks" passes flags to pytest
+test: setup ## Run the tests but the slow ones; ARGS="-k walks" passes flags to pytest
+	@$(ACTIVATE); pytest -m "not slow" $(ARGS)
+
+test-all: setup ## Run all tests, also kills at every point, full disks and races
 	@$(ACTIVATE); pytest $(ARGS)
 
 test-dags: setup ## Build Airflow's own environment and test the DAG files in it

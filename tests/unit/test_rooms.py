@@ -10,7 +10,7 @@ import pytest
 LIB = Path(__file__).resolve().parents[2] / "lib" / "walkbits"
 
 LEVELS: tuple[tuple[str, ...], ...] = (
-    ("__init__", "types", "errors"),
+    ("__init__", "types", "errors", "faults"),
     ("rng", "settings"),
     ("schemas", "session"),
     ("arrays",),

@@ -16,6 +16,7 @@ from walkbits.arrays.mapped import files_of, open_file
 from walkbits.arrays.places import Place, place_of, remove, unique_name
 from walkbits.config import Config
 from walkbits.errors import InputError, LostRaceError, raised_by_worker
+from walkbits.faults import hit
 from walkbits.runs.collect import remove_folder
 from walkbits.runs.cost import Figures, watched
 from walkbits.runs.lease import leased
@@ -69,6 +70,7 @@ class StageRun:
             return
         with leased(self.store, self.run_id):
             self._held.append(self.run_id)
+            hit("lease.held")
             remove(self.artifacts(_SCRATCH))  # what killed drivers left
             remove_folder(self.spark, self.store.scratch(self.run_id))
             try:
@@ -205,7 +207,9 @@ def _execute(context: StageRun, stage: Stage, again: bool) -> bool:
     began = time.monotonic()
     try:
         with watched(context.spark, group) as spent:
+            hit(f"{stage.name}.started")
             outputs = stage.run(context)
+            hit(f"{stage.name}.written")
     except LostRaceError:  # the run is another driver's: its state is not for this one to write
         raise
     except Exception as error:
@@ -216,7 +220,9 @@ def _execute(context: StageRun, stage: Stage, again: bool) -> bool:
     spent["seconds"] = (seconds, "seconds")
     # Both always, so that every attempt's figures take the place of the last one's.
     figures = context.metrics({stage.name: dict(context._measured), f"{stage.name}.cost": spent})
+    hit(f"{stage.name}.measured")
     log_stage(context.store, context.run_id, stage.name, key, [*outputs, *figures], seconds)
+    hit(f"{stage.name}.logged")
     context._verified.update(outputs)
     _report(context, stage.name, "done", outputs, seconds)
     return True

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from walkbits.arrays.places import remove
 from walkbits.config import Config
 from walkbits.errors import LostRaceError
+from walkbits.faults import hit
 from walkbits.runs import collect
 from walkbits.runs.lease import leased
 from walkbits.runs.log import find_run, record_states
@@ -31,11 +32,14 @@ def maintain(store: Store, config: Config) -> list[str]:
     """
     with ExitStack() as leases:
         run_ids = _marked(store, config, leases)
+        hit("maintain_tables.marked")
         touched = collect.drop_runs(store, run_ids)
+        hit("maintain_tables.dropped")
         for run_id in run_ids:
             remove(artifacts_of(config) / run_id)
             collect.remove_folder(store.spark, store.scratch(run_id))
         record_states(store, [find_run(store, run_id) for run_id in run_ids], config, "collected")
+    hit("maintain_tables.collected")
     for table in (*collect.LOGS, *touched):
         if store.exists(table):
             collect.compact(store, table)

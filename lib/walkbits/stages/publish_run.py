@@ -7,6 +7,7 @@ import time
 
 from walkbits.config import Config
 from walkbits.errors import AuditError, InputError
+from walkbits.faults import hit
 from walkbits.models.card import read_card
 from walkbits.runs.audit import changed
 from walkbits.runs.lease import check_held, leased, seal
@@ -53,7 +54,9 @@ def _publish(context: StageRun, allow_rollback: bool) -> bool:
     audit_committed(context, pointer, published)
     version = read_card(context.artifacts(MODEL)).model_version
     check_held(store, run.run_id)
+    hit("publish_run.audited")
     seq = flip(store, channel, run, pointer, version, published, allow_rollback)
+    hit("publish_run.flipped")
     record_state(store, run, context.config, "published")
     rows, seconds = sum(o.rows for o in published), time.monotonic() - began
     log_stage(store, run.run_id, NAME, version, [Written(PUBLICATIONS.name, 1, version, 0, None)], seconds)
@@ -61,6 +64,7 @@ def _publish(context: StageRun, allow_rollback: bool) -> bool:
         "stage=%s run=%s state=done channel=%s seq=%d rows=%d seconds=%.1f",
         NAME, run.run_id, channel, seq, rows, seconds,
     )  # fmt: skip
+    hit("publish_run.logged")
     return True
 
 

@@ -46,6 +46,17 @@ class DeltaLog:
                 return dict(action["commitInfo"])
         return {}
 
+    def commit_marked(self, mark: str, after: int) -> tuple[int, int] | None:
+        """Version and bytes of the commit with this user metadata, None when there is none after a version.
+
+        Read from the commits themselves: the table's history would cost a Spark job.
+        """
+        for version in range(self.known_version(), after, -1):
+            info = self.commit_info(version)
+            if info.get("userMetadata") == mark:
+                return version, int(info.get("operationMetrics", {}).get("numOutputBytes", 0))
+        return None
+
     def untouched(self, since: int, partition: Mapping[str, Any]) -> bool:
         """Whether the commits after a version left a partition's rows alone, by what they say themselves.
 

@@ -22,6 +22,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import DataType, StructType
 
 from walkbits.errors import InputError, WalkbitsError
+from walkbits.faults import hit
 from walkbits.schemas import PUBLICATIONS, PUBLISHED, RUN_ID, SEQ, TABLES, Table
 from walkbits.tables.commits import FIRST, Commits, empty, fenced, output_name, parse_output, predicate
 from walkbits.tables.delta_log import NEVER, DeltaLog
@@ -235,12 +236,14 @@ class Store:
         if number <= transaction.newest:
             raise fenced(table, run_id)
         files = self._written_files(table, parts, folder, fixed)
+        hit(f"{table.name}.written")
         rows = sum(file.rows for file in files)
         if not rows:
             raise empty(table, run_id)
         commit_of = self.commits.of_run if transaction.newest == NEVER else self._replacing
         with commit_of(table, run_id):
             version = transaction.replace(place, fixed, files, number)
+        hit(f"{table.name}.committed")
         root = self._log(table).local_path()
         sizes = {f"{root}/{file.path}": file.bytes for file in files}
         self._files[table.name] = _Files(version, {place: sizes})
@@ -324,8 +327,9 @@ class Store:
                     .option("userMetadata", mark)
                     .save(self.path(table))
                 )
-                commit = self._commit_marked(table, mark, before)
+                commit = self._log(table).commit_marked(mark, before)
             if commit is not None:
+                hit(f"{table.name}.committed")
                 return seen.get, *commit
         if self._log(table).newest(app) >= number:
             raise fenced(table, run_id)
@@ -339,17 +343,6 @@ class Store:
     def _log(self, table: Table) -> DeltaLog:
         return DeltaLog(self.spark, self.path(table))
 
-    def _commit_marked(self, table: Table, mark: str, after: int) -> tuple[int, int] | None:
-        """Version and bytes of the commit with a mark, None when there is none.
-
-        Read from the commit itself: the table's history would cost a Spark job.
-        """
-        for version in range(self._log(table).known_version(), after, -1):
-            info = self._log(table).commit_info(version)
-            if info.get("userMetadata") == mark:
-                return version, int(info.get("operationMetrics", {}).get("numOutputBytes", 0))
-        return None
-
     def append(self, table: Table, rows: Sequence[Mapping[str, Any]], **options: Any) -> None:
         """Append a few rows made by the driver (logs, the pointer).
 
@@ -362,6 +355,7 @@ class Store:
                 rows = [{SEQ.name: seq, **row} for row in rows]
             writer = self.local(table, rows).coalesce(1).write.format("delta").mode("append")
             writer.options(**options).save(self.path(table))
+        hit(f"{table.name}.appended")
 
     def local(self, table: Table, rows: Sequence[Mapping[str, Any]]) -> DataFrame:
         """A frame of a few rows made by the driver."""
