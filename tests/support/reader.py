@@ -108,7 +108,7 @@ def main() -> None:
             problems.append(str(error)[:300])
         if stop is None or stop.exists():
             break
-    print(json.dumps({"seen": seen, "shown": shown, "problems": problems[:5]}))
+    sys.stdout.write(json.dumps({"seen": seen, "shown": shown, "problems": problems[:5]}) + "\n")
 
 
 if __name__ == "__main__":

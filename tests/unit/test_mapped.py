@@ -131,11 +131,45 @@ def test_an_attempt_that_fails_or_is_killed_leaves_no_row_behind(tmp_path: Path)
     failed.__exit__(KeyboardInterrupt)
     with ArrayWriter(array) as whole:
         whole.write(np.array([3, 1]), np.array([13, 11]))
-    (part,) = (path for path in parts.iterdir() if mapped._MARK in path.read_bytes())
+    (mark,) = parts.glob("*.whole")
+    part = mark.with_suffix("")
     for cut in (0, 5, len(part.read_bytes()) - 1):  # what a file system shows of a killed writer
         (parts / f"killed{cut}").write_bytes(part.read_bytes()[:cut])
-    assert len([*parts.iterdir()]) == 5
+    assert len([*parts.iterdir()]) == 6
     assert open_array(array).tolist() == [0, 11, 0, 13]
+
+
+DAMAGES = {
+    "cut": (lambda data: data[:-3], "bytes, got"),
+    "empty": (lambda data: b"", "bytes, got 0"),
+    "a bit of a row": (lambda data: data[:100] + bytes([data[100] ^ 1]) + data[101:], "checksum"),
+    "a bit of a position": (lambda data: data[:24] + bytes([data[24] ^ 1]) + data[25:], "checksum"),
+    "a bit of a count": (lambda data: bytes([data[0] ^ 1]) + data[1:], "checksum|frames"),
+}
+
+
+@pytest.mark.parametrize("scattered", [False, True])
+@pytest.mark.parametrize("damage", [*DAMAGES, "gone"])
+def test_a_part_that_is_no_longer_as_its_task_left_it_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str, scattered: bool
+) -> None:
+    monkeypatch.setattr(mapped, "_disks", lambda: [tmp_path / "disk"])
+    array = Remote((tmp_path / "far").as_uri()) / "m.npy"
+    create_matrix(array, 100, 4)
+    for low in (0, 50):
+        with ArrayWriter(array) as writer:
+            nodes = np.arange(low, low + 50) if not scattered else np.arange(low, low + 50)[::2]
+            writer.write(nodes, np.ones((len(nodes), 4), np.float32))
+    mark = next((tmp_path / "far" / "m.npy").rglob("*.whole"))
+    part = mark.with_suffix("")
+    if damage == "gone":
+        part.unlink()
+        message = "bytes, got none"
+    else:
+        change, message = DAMAGES[damage]
+        part.write_bytes(change(part.read_bytes()))
+    with pytest.raises(InputError, match=f"array part .* must be as its task left it.*({message})"):
+        open_array(array)
 
 
 def assembled(array: Remote, disk: Path, started: object, names: object) -> None:

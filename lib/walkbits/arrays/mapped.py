@@ -4,11 +4,13 @@ In a folder that every host mounts, an array is one .npy file: tasks write their
 host maps it in place. Below a URI an array is a folder:
 
     <name>.npy/header.json      shape, type, and the token of this writing
-    <name>.npy/<token>/<part>   rows of one attempt of a task, with their positions
+    <name>.npy/<token>/<part>   rows of one attempt of a task, with their positions and checksums
+    <name>.npy/<token>/<part>.whole   its bytes and rows, once it is whole
 
-Such storage may know neither writing in place nor renaming. So an attempt writes one object that nobody else
-writes, and which counts once it ends in its own length: a killed one leaves nothing that is read. Retried
-and speculative attempts write the same rows, so duplicates are harmless. The first worker of an executor
+Object stores support neither writing in place nor renaming. So an attempt writes an object of its own, and a
+second one when the first is whole: readers ignore a part without it, which a killed attempt left, and refuse
+one that is not as it says. Retried and speculative attempts write the same rows, so duplicates are harmless.
+The first worker of an executor
 that opens an array assembles its file on the executor's own disk; all its workers map that one.
 """
 
@@ -19,19 +21,16 @@ import io
 import json
 import math
 import os
-import struct
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 from pyspark import SparkFiles, TaskContext
 
+from walkbits.arrays.parts import HEADER, Header, PartWriter, as_bytes, take_parts
 from walkbits.arrays.places import (
     Place,
     Remote,
@@ -40,27 +39,16 @@ from walkbits.arrays.places import (
     read_bytes,
     remove,
     unique_name,
-    write_bytes,
 )
 from walkbits.errors import InputError, WalkbitsError
 from walkbits.types import F32, I32, I64
 
 SUFFIX: Final = ".npy"
 """Every array's name ends so, and no other file's."""
-_HEADER: Final = "header.json"
-_FRAME: Final = struct.Struct("<qq")
-"""Before some rows: how many, and where the first goes; SCATTERED if their positions, int64, follow."""
-_SCATTERED: Final = -1
-_END: Final = struct.Struct("<8sq")
-"""Closes a part: a mark, and the bytes before it."""
-_MARK: Final = b"walkpart"
-_BUFFER: Final = 8 << 20
 _REGION: Final = 2 << 20
 """Bytes of one write in place, where it begins at a multiple of them. A file system whose cache knows large
 pages then holds them in one, which the processor finds by one entry of its translation buffer: to read rows
 at random takes a third of the time."""
-_STREAMS: Final = 8
-"""Parts read at once: one stream of an object store does not fill a host's network."""
 
 
 def create_array(array: Place, shape: tuple[int, ...], dtype: Any) -> None:
@@ -70,7 +58,7 @@ def create_array(array: Place, shape: tuple[int, ...], dtype: Any) -> None:
         _allocate(array, shape, np.dtype(dtype))
         return
     remove(array)
-    header = _Header(unique_name(), shape, np.dtype(dtype))
+    header = Header(unique_name(), shape, np.dtype(dtype))
     make_folder(array / header.token)
     header.write(array)
 
@@ -114,9 +102,9 @@ def files_of(folder: Place) -> list[str]:
     """Names of a folder's files, sorted, each array being one file."""
     if isinstance(folder, Path):
         return files_below(folder)
-    inner, end = f"{SUFFIX}/", f"{SUFFIX}/{_HEADER}"
+    inner, end = f"{SUFFIX}/", f"{SUFFIX}/{HEADER}"
     names = [name for name in files_below(folder) if inner not in name or name.endswith(end)]
-    return sorted(name.removesuffix(f"/{_HEADER}") for name in names)
+    return sorted(name.removesuffix(f"/{HEADER}") for name in names)
 
 
 class ArrayWriter:
@@ -127,7 +115,7 @@ class ArrayWriter:
     """
 
     def __init__(self, array: Place, region: int = _REGION) -> None:
-        self._sink = _InPlace(array, region) if isinstance(array, Path) else _Part(array)
+        self._sink = _InPlace(array, region) if isinstance(array, Path) else PartWriter(array)
 
     def __enter__(self) -> Self:
         return self
@@ -183,7 +171,7 @@ class _InPlace:
             self.put_run(int(nodes[begin]), rows[begin:end])
 
     def put_run(self, first: int, rows: NDArray[Any]) -> None:
-        data, position = _bytes(rows), self._start + first * self._row_bytes
+        data, position = as_bytes(rows), self._start + first * self._row_bytes
         if position != self._end:
             self._flush()
             self._end = position
@@ -220,45 +208,6 @@ class _InPlace:
             os.close(self._file)
 
 
-class _Part:
-    """Rows into an object of this attempt's own, made when the first come."""
-
-    def __init__(self, array: Remote) -> None:
-        header = _Header.read(array)
-        self.shape, self.dtype = header.shape, header.dtype
-        self._place = array / header.token / unique_name()
-        self._stream: Any = None
-        self._size = 0
-
-    def put(self, nodes: I32 | I64, rows: NDArray[Any]) -> None:
-        """Ascending positions."""
-        if int(nodes[-1]) - int(nodes[0]) + 1 == len(nodes) and (np.diff(nodes) == 1).all():
-            self.put_run(int(nodes[0]), rows)
-        else:
-            self._append(_FRAME.pack(len(rows), _SCATTERED), _bytes(nodes.astype("<i8")), _bytes(rows))
-
-    def put_run(self, first: int, rows: NDArray[Any]) -> None:
-        self._append(_FRAME.pack(len(rows), first), _bytes(rows))
-
-    def _append(self, *pieces: bytes | memoryview) -> None:
-        if self._stream is None:
-            system, path = self._place.open()
-            self._stream = system.open_output_stream(path, buffer_size=_BUFFER)
-        for piece in pieces:
-            self._stream.write(piece)
-            self._size += len(piece)
-
-    def sync(self) -> None:
-        """Nothing is there before the end."""
-
-    def close(self, whole: bool) -> None:
-        """Close the object; without its end, which no reader takes for a part, after an exception."""
-        if self._stream is not None:
-            if whole:
-                self._stream.write(_END.pack(_MARK, self._size))
-            self._stream.close()
-
-
 def local(array: Place) -> Path:
     """The array as a file that this host maps: itself, or this executor's copy, made where it is missing.
 
@@ -277,7 +226,7 @@ def _disks() -> list[Path]:
 
 
 def _copied(array: Remote, disks: Sequence[Path]) -> Path:
-    header = _Header.read(array)
+    header = Header.read(array)
     folder = disks[int(header.token, 16) % len(disks)] / "walkbits"  # all workers look on one disk
     copy = folder / f"{header.token}{SUFFIX}"
     if not copy.exists():
@@ -302,7 +251,7 @@ def _drop_stale(folder: Path) -> None:
     for source in folder.glob("*.source"):
         array = Remote(*json.loads(source.read_text(encoding="utf-8")))
         try:
-            token = _Header.read(array).token
+            token = Header.read(array).token
         except (FileNotFoundError, ValueError):
             token = None
         if token != source.stem:
@@ -310,7 +259,7 @@ def _drop_stale(folder: Path) -> None:
                 source.with_suffix(suffix).unlink(missing_ok=True)
 
 
-def _assemble(array: Remote, header: _Header, copy: Path) -> None:
+def _assemble(array: Remote, header: Header, copy: Path) -> None:
     copy.with_suffix(".source").write_text(json.dumps([array.base, array.below]), encoding="utf-8")
     writing = copy.with_suffix(".writing")
     _allocate(writing, header.shape, header.dtype)
@@ -325,54 +274,8 @@ def _assemble(array: Remote, header: _Header, copy: Path) -> None:
                 f"{size:,} bytes of '{array}' ({error.strerror}); name a larger disk"
             ) from error
     rows = np.lib.format.open_memmap(writing, mode="r+")
-    parts = array / header.token
-    with ThreadPoolExecutor(_STREAMS) as pool:
-        for _ in pool.map(lambda name: _take(parts / name, rows), files_below(parts)):
-            pass
+    take_parts(array, header, rows)
     writing.rename(copy)
-
-
-def _take(part: Remote, rows: NDArray[Any]) -> None:
-    """Put the rows of a part where they belong; of a torn one, none."""
-    system, path = part.open()
-    with system.open_input_file(path) as file:
-        left = file.size() - _END.size
-        if left < 0 or file.read_at(_END.size, left) != _END.pack(_MARK, left):
-            return
-        file.seek(0)
-        stream = pa.BufferedInputStream(file, _BUFFER)
-        row_bytes = rows.dtype.itemsize * math.prod(rows.shape[1:])
-        while left:
-            count, first = _FRAME.unpack(stream.read(_FRAME.size))
-            left -= _FRAME.size + count * row_bytes
-            where: slice | I64 = slice(first, first + count)
-            if first == _SCATTERED:
-                where = np.frombuffer(stream.read(8 * count), "<i8")
-                left -= 8 * count
-            data = np.frombuffer(stream.read(count * row_bytes), rows.dtype)
-            rows[where] = data.reshape(count, *rows.shape[1:])
-
-
-@dataclass(frozen=True)
-class _Header:
-    """What an array below a URI is.
-
-    Attributes:
-        token: Of this writing; an array that is made anew gets another, and so other copies.
-    """
-
-    token: str
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-
-    @classmethod
-    def read(cls, array: Remote) -> _Header:
-        header = json.loads(read_bytes(array / _HEADER))
-        return cls(header["token"], tuple(header["shape"]), np.dtype(header["dtype"]))
-
-    def write(self, array: Remote) -> None:
-        header = {"token": self.token, "shape": self.shape, "dtype": self.dtype.str}
-        write_bytes(array / _HEADER, json.dumps(header).encode())
 
 
 def _allocate(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
@@ -382,7 +285,3 @@ def _allocate(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         header = {"descr": descr, "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
         file.truncate(file.tell() + math.prod(shape) * dtype.itemsize)
-
-
-def _bytes(values: NDArray[Any]) -> memoryview:
-    return values.reshape(-1).view(np.uint8).data

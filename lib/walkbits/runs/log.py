@@ -17,7 +17,6 @@ from walkbits.config import Config
 from walkbits.errors import EmptyInputError, InputError
 from walkbits.schemas import RUN_METRICS, RUNS, STAGE_LOG, Table
 from walkbits.settings import Section, config_hash
-from walkbits.tables.commits import parse_output
 from walkbits.tables.store import Store, Written, utc_now
 
 PART = "/"
@@ -210,7 +209,7 @@ def logged_stages(store: Store, run_id: str) -> dict[str, Logged]:
 def outputs_of(logged: Mapping[str, Logged], tables: Sequence[Table]) -> list[Written]:
     """What finished stages wrote to some tables."""
     names = {table.name for table in tables}
-    return [one for stage in logged.values() for one in stage.outputs if parse_output(one.output)[0] in names]
+    return [one for stage in logged.values() for one in stage.outputs if one.output.split("/")[0] in names]
 
 
 def logged_parts(log: dict[str, Logged], stage: str) -> dict[str, Logged]:
