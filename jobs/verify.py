@@ -16,7 +16,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Verify; returns the exit code."""
-    return run_job(build_parser(), argv, verify)
+    return run_job(build_parser(), argv, verify, writes=False)
 
 
 if __name__ == "__main__":

@@ -15,12 +15,12 @@ from typing import Any, Final
 import yaml
 
 from walkbits.arrays.places import check_reachable
-from walkbits.config import Config
+from walkbits.config import Config, without_credentials
 from walkbits.config_file import load_config
-from walkbits.errors import ConfigError, WalkbitsError, raised_by_worker
+from walkbits.errors import ConfigError, recognised
 from walkbits.runs.stage import artifacts_of
 from walkbits.session import get_session
-from walkbits.tables.commits import check_writable
+from walkbits.tables.commits import check_exclusion, check_writable
 
 LOG = logging.getLogger("walkbits")
 DEFAULT_CONFIG = "conf/demo.yaml"
@@ -118,11 +118,18 @@ def config_from(args: argparse.Namespace) -> Config:
     return load_config(args.config, overrides, args.model)
 
 
-def run_job(parser: argparse.ArgumentParser, argv: list[str] | None, body: Callable[..., object]) -> int:
+def run_job(
+    parser: argparse.ArgumentParser,
+    argv: list[str] | None,
+    body: Callable[..., object],
+    *,
+    writes: bool = True,
+) -> int:
     """Parse, load, start Spark, run the body; turn a WalkbitsError into its exit code.
 
     Args:
         body: Called with the session, the config and, by their names, the flags beyond those of `job_parser`.
+        writes: Otherwise the root may be one that can only be read.
 
     Returns:
         The process's exit code: 0, or that of the error's class (see errors.py).
@@ -133,12 +140,16 @@ def run_job(parser: argparse.ArgumentParser, argv: list[str] | None, body: Calla
     def work() -> None:
         config = config_from(args)
         if args.print_config:
-            sys.stdout.write(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+            text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+            sys.stdout.write(without_credentials(text))
             return
-        check_writable(config.root)
-        check_reachable(artifacts_of(config))
+        if writes:
+            check_writable(config.root)
+            check_reachable(artifacts_of(config))
         spark = get_session(parser.prog.split("/")[-1].removesuffix(".py"))
         try:
+            if writes:
+                check_exclusion(spark, config.root, config.single_driver)
             body(spark, config, **flags)
         finally:
             spark.stop()
@@ -157,7 +168,7 @@ def exit_code(work: Callable[[], object]) -> int:
     try:
         work()
     except Exception as error:
-        known = error if isinstance(error, WalkbitsError) else raised_by_worker(error)
+        known = recognised(error)
         if known is None:
             raise
         LOG.error("%s: %s", type(known).__name__, known)

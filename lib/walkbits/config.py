@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import re
+from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, NonNegativeInt, SerializeAsAny
 
@@ -34,6 +35,9 @@ class Config(Section):
     """For mapped graphs, matrices and models; default `<root>/_artifacts`. A plain path is mapped in place on
     every host; a URI (s3, gs, abfs, hdfs, file; reached by pyarrow) is storage that every host reaches, and
     each executor copies what it maps to its own disk once."""
+    single_driver: bool = False
+    """Promises that never two jobs run on `root` at once. Needed where one driver's commit can replace
+    another's: on s3 without a LogStore for several writers, see docs/operations.md."""
     channel: str = Field(default="live", pattern=r"^[a-z][a-z0-9_=-]{0,62}$")
     """Publication channel; readers of the views see `live`."""
     seed: NonNegativeInt = 0
@@ -56,3 +60,35 @@ class Config(Section):
     audit: Audit = Audit()
     maintenance: Maintenance = Maintenance()
     evaluation: Evaluation = Evaluation()
+
+
+_APART = frozenset(
+    {
+        "root",
+        "artifacts",
+        "single_driver",
+        "channel",
+        "audit",
+        "evaluation",
+        "maintenance",
+        "interactions",
+        "items",
+    }
+)
+"""Sections that change no bit of a run, or of which only some fields do."""
+_CREDENTIALS = re.compile(r"(?<=://)[^/@\s\"']+@")
+
+
+def deciding(config: Config) -> dict[str, Any]:
+    """The settings that decide a run's bits, as JSON values by section."""
+    named = {
+        name: value.deciding() if isinstance(value, Section) else value
+        for name, value in config
+        if name not in _APART
+    }
+    return named | {"items": config.items.model_dump(mode="json", include={"text", "categorical", "numeric"})}
+
+
+def without_credentials(text: str) -> str:
+    """A text with the user and password of its URIs left out."""
+    return _CREDENTIALS.sub("", text)

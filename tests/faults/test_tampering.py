@@ -12,7 +12,7 @@ from support.days import DAY, Day
 from walkbits.errors import AuditError, InputError
 from walkbits.models.card import load_model, save_model
 from walkbits.runs.log import logged_stages
-from walkbits.runs.stage import check_inputs
+from walkbits.runs.stage import StageRun, check_inputs, execute
 from walkbits.schemas import FEATURES, NEIGHBORHOODS, PUBLICATIONS, STAGE_LOG, TABLES
 from walkbits.stages import daily
 from walkbits.stages.audit_run import audit_committed, published_outputs
@@ -37,7 +37,7 @@ def test_changed_features_are_refused_before_the_work(copied: Callable[..., Day]
         update={"inference": day.config.inference.model_copy(update={"block_size": 32})}
     )
     with pytest.raises(InputError, match=r"infer_layers: .* got others in \['features'\] .* run \w+ again"):
-        daily.run_stage(day.spark, other, "infer_layers", ds=DAY)
+        execute(StageRun(day.store, other, day.context().run), daily.STAGES["infer_layers"])
     assert day.store.read(STAGE_LOG).count() == before
 
 

@@ -15,7 +15,7 @@ from walkbits.errors import AuditError, InputError, LostRaceError
 from walkbits.runs import collect
 from walkbits.runs.lease import leased
 from walkbits.runs.log import find_run, newest_state
-from walkbits.runs.stage import StageRun, artifacts_of
+from walkbits.runs.stage import StageRun, artifacts_of, execute
 from walkbits.schemas import PUBLICATIONS, RELATED, RUNS
 from walkbits.settings import Maintenance
 from walkbits.stages import daily
@@ -75,9 +75,8 @@ def test_a_driver_that_lost_its_lock_cannot_replace_what_is_published(
         return index_stage.run(context)
 
     index_stage = daily.STAGES["build_index"]
-    monkeypatch.setitem(daily.STAGES, "build_index", replace(index_stage, run=asleep))
     with pytest.raises(LostRaceError, match=f"{RELATED.name}|codes: only the driver that holds run"):
-        daily.run_stage(slow.spark, slow.config, "build_index", ds=DAY)
+        execute(slow.context(), replace(index_stage, run=asleep))
     assert seen
     assert day.rows(day.live().run_id) == seen
     assert newest_state(day.store, day.live().run_id) == "published"

@@ -19,6 +19,7 @@ from walkbits.arrays.mapped import files_of
 from walkbits.config import Config
 from walkbits.errors import (
     AuditError,
+    ConfigError,
     EmptyInputError,
     InputError,
     LostRaceError,
@@ -136,7 +137,17 @@ def test_a_finished_stage_is_kept(day: Job, caplog: pytest.LogCaptureFixture) ->
 def test_a_published_run_is_not_written_again(day: Job) -> None:
     other = day.config.model_copy(update={"index": day.config.index.model_copy(update={"num_related": 3})})
     with pytest.raises(InputError, match="a published run must not be written again"):
-        run_stage(make_job(day.spark, other), "build_index")
+        execute(StageRun(day.store, other, find_run(day.store, None, DAY)), daily.STAGES["build_index"])
+
+
+def test_a_run_goes_on_with_the_settings_that_opened_it(day: Job) -> None:
+    walks = day.config.walks.model_copy(update={"num_walks": 5, "block_size": 32})
+    audit = day.config.audit.model_copy(update={"max_row_drop": 0.9})
+    other = day.config.model_copy(update={"walks": walks, "seed": 12, "audit": audit})
+    with pytest.raises(ConfigError, match=r"that opened it, got others in \['seed', 'walks.num_walks'\]"):
+        run_stage(make_job(day.spark, other), "build_neighborhoods")
+    allowed = day.config.model_copy(update={"audit": audit})
+    run_stage(make_job(day.spark, allowed), "build_neighborhoods")
 
 
 def test_an_older_day_does_not_replace_a_newer_one(day: Job) -> None:

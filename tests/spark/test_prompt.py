@@ -69,3 +69,37 @@ def test_file_with_arguments(
     out = capsys.readouterr().out
     assert "|  2|" in out
     assert "|  1|" not in out
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "DELETE FROM kept", "UPDATE kept SET id = 0", "INSERT INTO kept VALUES (7)", "DROP TABLE kept", "  -- c\n/* d */ TRUNCATE TABLE kept",
+        "MERGE INTO kept USING kept AS k ON false WHEN NOT MATCHED THEN INSERT *", "WITH k AS (SELECT 1) INSERT INTO kept SELECT * FROM k",
+        "FROM kept INSERT INTO kept SELECT *", "CREATE TABLE other AS SELECT 1", "OPTIMIZE kept", "SET spark.sql.ansi.enabled = false",
+    ],
+)  # fmt: skip
+def test_published_rows_cannot_be_changed(
+    spark: SparkSession,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    statement: str,
+    tmp_path: Path,
+) -> None:
+    session_with(spark, monkeypatch, f"{statement};\n")
+    assert "statements must read: SELECT" in capsys.readouterr().out
+    path = tmp_path / "q.sql"
+    path.write_text(f"-- Parameters: none\n{statement};\n")
+    session_with(spark, monkeypatch, f"run {path}\n")
+    assert "statements must read: SELECT" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "statement",
+    ["(SELECT 7 AS n)", "WITH k AS (SELECT 7 AS n) SELECT n FROM k", "FROM VALUES (7) AS k(n) SELECT n", "-- how many\nVALUES (7)", "EXPLAIN SELECT 7"],
+)  # fmt: skip
+def test_every_way_to_read_works(
+    spark: SparkSession, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], statement: str
+) -> None:
+    session_with(spark, monkeypatch, f"{statement};\n")
+    assert "7" in capsys.readouterr().out

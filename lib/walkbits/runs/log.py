@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import reduce
-from typing import Final
+from importlib import resources
+from importlib.resources.abc import Traversable
+from typing import Any, Final
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from walkbits import __version__
-from walkbits.config import Config
-from walkbits.errors import EmptyInputError, InputError
+from walkbits.config import Config, deciding, without_credentials
+from walkbits.errors import ConfigError, EmptyInputError, InputError
 from walkbits.schemas import RUN_METRICS, RUNS, STAGE_LOG, Table
-from walkbits.settings import Section, config_hash
+from walkbits.settings import config_hash
 from walkbits.tables.store import Store, Written, utc_now
 
 PART = "/"
@@ -48,7 +53,7 @@ class Logged:
 
 
 def inputs_fingerprint(interactions: DataFrame, items: DataFrame, config: Config) -> str:
-    """sha256 over the rows the run reads, the settings that decide its bits, and the version.
+    """sha256 over the rows the run reads, the settings that decide its bits, and the code.
 
     Content, not file names or times: a copied input gives the same run, and an old day
     read again after new days arrived does too.
@@ -59,18 +64,28 @@ def inputs_fingerprint(interactions: DataFrame, items: DataFrame, config: Config
     Raises:
         EmptyInputError: one of them has no rows.
     """
-    apart = {"root", "artifacts", "channel", "audit", "evaluation", "maintenance", "interactions", "items"}
-    deciding = {
-        name: value.deciding() if isinstance(value, Section) else value
-        for name, value in config
-        if name not in apart
-    }
     return config_hash(
         __version__,
-        str(sorted(deciding.items())),
-        str(sorted(config.items.model_dump(include={"text", "categorical", "numeric"}).items())),
+        code_digest(),
+        str(sorted(deciding(config).items())),
         *_contents({"interactions": interactions, "items": items}),
     )
+
+
+@functools.cache
+def code_digest() -> str:
+    """sha256 of the package's modules, wherever it was imported from."""
+    digest = hashlib.sha256()
+
+    def walk(folder: Traversable, below: str) -> None:
+        for entry in sorted(folder.iterdir(), key=lambda one: one.name):
+            if entry.is_dir():
+                walk(entry, f"{below}{entry.name}/")
+            elif entry.name.endswith(".py"):
+                digest.update(f"{below}{entry.name}\n".encode() + entry.read_bytes())
+
+    walk(resources.files("walkbits"), "")
+    return digest.hexdigest()
 
 
 def _contents(sources: dict[str, DataFrame]) -> list[str]:
@@ -113,7 +128,7 @@ def record_states(
     label: str | None = None,
 ) -> None:  # fmt: skip
     """`record_state` of several runs in one commit; none for no run."""
-    now, text = utc_now(), config.model_dump_json()
+    now, text = utc_now(), without_credentials(config.model_dump_json())
     rows = [
         {
             "run_id": run.run_id, "ds": run.ds, "attempt": run.attempt, "state": state, "detail": detail,
@@ -174,6 +189,34 @@ def find_run(store: Store, run_id: str | None, ds: date | None = None, label: st
             "start one with `spark-submit jobs/ingest_graph.py` or `jobs/run_daily.py`"
         )
     return Run(found[-1]["ds"], found[-1]["inputs_fingerprint"], found[-1]["attempt"])
+
+
+def check_settings(store: Store, run: Run, config: Config) -> None:
+    """Refuse to go on with a run under other settings than it was opened with.
+
+    Raises:
+        ConfigError: names the keys that differ.
+    """
+    rows = store.read(RUNS, run_id=run.run_id).select("seq", "config").collect()
+    if not rows:
+        return
+    opened = json.loads(min(rows)["config"])
+    wrong = [
+        f"{section}.{key}" if isinstance(given, dict) else section
+        for section, given in deciding(config).items()
+        for key in (given if isinstance(given, dict) else ("",))
+        if _at(opened, section, key) != (given[key] if isinstance(given, dict) else given)
+    ]
+    if wrong:
+        raise ConfigError(
+            f"run {run.run_id} must go on with the settings that opened it, got others in {sorted(wrong)}; "
+            "use the same --config, --model and --set in every job of a run, or open a new run"
+        )
+
+
+def _at(settings: Mapping[str, Any], section: str, key: str) -> Any:
+    found = settings.get(section)
+    return found.get(key) if key and isinstance(found, dict) else found
 
 
 def log_stage(

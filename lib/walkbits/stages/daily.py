@@ -15,7 +15,15 @@ from typing import TypedDict, Unpack
 from pyspark.sql import SparkSession
 
 from walkbits.config import Config
-from walkbits.runs.log import Run, find_run, is_labelled, newest_attempt, newest_state, record_state
+from walkbits.runs.log import (
+    Run,
+    check_settings,
+    find_run,
+    is_labelled,
+    newest_attempt,
+    newest_state,
+    record_state,
+)
 from walkbits.runs.pointer import check_forward, read_pointer
 from walkbits.runs.report import write_report
 from walkbits.runs.stage import Stage, StageRun, artifacts_of, execute
@@ -112,9 +120,16 @@ def existing(
     ds: date | None = None,
     label: str | None = None,
 ) -> StageRun:
-    """The run of this id or label, or the one that changed last (of a day, if given)."""
+    """The run of this id or label, or the one that changed last (of a day, if given).
+
+    Raises:
+        InputError: there is none.
+        ConfigError: it was opened with other settings.
+    """
     store = store_of(spark, config)
-    return StageRun(store, config, find_run(store, run_id, ds, label))
+    run = find_run(store, run_id, ds, label)
+    check_settings(store, run, config)
+    return StageRun(store, config, run)
 
 
 def is_live(context: StageRun) -> bool:

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from pyspark.errors import PySparkException
+from pyspark.sql import SparkSession
 
 from walkbits.arrays.places import unique_name
-from walkbits.errors import EmptyInputError, InputError, LostRaceError, WalkbitsError
+from walkbits.errors import ConfigError, EmptyInputError, InputError, LostRaceError, WalkbitsError
 from walkbits.schemas import Table
 from walkbits.tables.locks import Busy, locked
 
@@ -178,3 +179,22 @@ def check_writable(root: str) -> None:
             f"root must be a writable folder, got '{root}' ({error.strerror}); "
             "fix its permissions or pass --root"
         ) from error
+
+
+def check_exclusion(spark: SparkSession, root: str, single_driver: bool) -> None:
+    """Refuse storage where two drivers' commits can replace each other.
+
+    Raises:
+        ConfigError: s3 without a LogStore for several writers, and without the promise of one driver.
+    """
+    scheme = root.partition("://")[0] if "://" in root else ""
+    if scheme not in ("s3", "s3a", "s3n") or single_driver:
+        return
+    key = f"spark.delta.logStore.{scheme}.impl"
+    store = spark.conf.get(key, None) or spark.conf.get("spark.delta.logStore.class", None)
+    if store is None or store.endswith("S3SingleDriverLogStore"):
+        raise ConfigError(
+            f"root '{root}' needs a Delta LogStore for several writers, got {key}={store}: two jobs at once "
+            "could lose each other's commits; set it, as to io.delta.storage.S3DynamoDBLogStore, or promise "
+            "with single_driver: true that jobs run one at a time (docs/operations.md)"
+        )

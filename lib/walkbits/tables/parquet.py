@@ -250,10 +250,16 @@ def _leaf(metadata: Any, name: str) -> int:
     return next(i for i in range(metadata.num_columns) if metadata.schema.column(i).path == name)
 
 
+_LAST: Final = "\U0010ffff"
+
+
 def _lower(value: Any) -> Any:
     return value[:_PREFIX] if isinstance(value, str) else value
 
 
 def _upper(value: Any) -> Any:
-    """Above every text that begins so."""
-    return value[:_PREFIX] + "\U0010ffff" if isinstance(value, str) and len(value) > _PREFIX else value
+    """Not below the text: cut before a character that the last of Unicode is above."""
+    if not isinstance(value, str) or len(value) <= _PREFIX:
+        return value
+    end = next((at for at in range(_PREFIX, len(value)) if value[at] != _LAST), len(value))
+    return value[:end] + _LAST if end < len(value) else value

@@ -98,6 +98,30 @@ def _typed(name: str, value: str, example: str) -> Any:
         raise InputError(f"{name} must be a number such as {example}, got '{value}'") from error
 
 
+_READS = ("SELECT", "WITH", "FROM", "VALUES", "TABLE", "SHOW", "DESCRIBE", "DESC", "EXPLAIN")
+_COMMENT = re.compile(r"\s*(--[^\n]*\n|/\*.*?\*/)", re.DOTALL)
+
+
+def check_reads(spark: SparkSession, statement: str) -> None:
+    """Refuse a statement that could change what is published.
+
+    Raises:
+        InputError: it is not a query.
+    """
+    bare = statement
+    while (comment := _COMMENT.match(bare)) is not None:
+        bare = bare[comment.end() :]
+    word = (re.findall(r"[A-Za-z]+", bare.lstrip("( \t\r\n")[:20]) or [""])[0].upper()
+    parser: Any = spark._jsparkSession.sessionState().sqlParser()
+    # WITH and FROM may begin an INSERT.
+    if word not in _READS or (word in ("WITH", "FROM") and "InsertInto" in parser.parsePlan(bare).toString()):
+        raise InputError(
+            f"statements must read: {', '.join(_READS)}; got {word or 'nothing'}. Published tables are "
+            "changed by jobs only"
+        )
+
+
 def run_query(spark: SparkSession, query: Query, arguments: dict[str, Any]) -> DataFrame:
     """The query's result; values travel as parameters, never as text."""
+    check_reads(spark, query.text)
     return spark.sql(query.text, args=arguments) if arguments else spark.sql(query.text)

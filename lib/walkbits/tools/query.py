@@ -14,7 +14,7 @@ from pyspark.errors import ParseException, PySparkException
 from pyspark.sql import DataFrame, SparkSession
 
 from walkbits.errors import InputError
-from walkbits.tables.queries import load_query, parse_arguments, run_query
+from walkbits.tables.queries import check_reads, load_query, parse_arguments, run_query
 
 ROWS_SHOWN: Final = 200
 CELL_WIDTH: Final = 80
@@ -60,9 +60,14 @@ def prompt(spark: SparkSession, views: Sequence[str]) -> None:
         pending = f"{pending}\n{line}".strip()
         if pending.endswith(";"):
             statement, pending = pending.removesuffix(";"), ""
-            _guarded(lambda statement=statement: show(spark.sql(statement)))  # type: ignore[misc]
+            _guarded(lambda statement=statement: show(_read(spark, statement)))  # type: ignore[misc]
     if pending:
-        _guarded(lambda: show(spark.sql(pending)))
+        _guarded(lambda: show(_read(spark, pending)))
+
+
+def _read(spark: SparkSession, statement: str) -> DataFrame:
+    check_reads(spark, statement)
+    return spark.sql(statement)
 
 
 def _command(spark: SparkSession, views: Sequence[str], line: str) -> Callable[[], object] | None:
