@@ -3,15 +3,11 @@ the bits of an undisturbed one."""
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, TEST_SETTINGS
 from support import reader, world
+from support.submitted import Submitted, look, submit
 from walkbits.faults import FAULT, TRACE
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(5400)]
@@ -20,28 +16,11 @@ DS = "2026-01-31"
 AFTER_THE_FLIP = {"publications.appended", "publish_run.flipped", "publish_run.logged"}
 
 
-def run_day(root: Path, config: Path, trace: Path, *points: str) -> subprocess.CompletedProcess[str]:
-    """The daily job as a user submits it, which dies at the first of the points that it passes."""
-    settings = TEST_SETTINGS | {"spark.driver.memory": "1g"}
-    flags = [part for key, value in settings.items() for part in ("--conf", f"{key}={value}")]
-    command = [
-        str(Path(sys.executable).parent / "spark-submit"), "--properties-file", "conf/spark-defaults.conf",
-        *flags, "jobs/run_daily.py", "--config", str(config), "--root", str(root), "--ds", DS,
-    ]  # fmt: skip
-    environment = os.environ | {TRACE: str(trace), FAULT: ",".join(points)}
-    return subprocess.run(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        check=False, timeout=600,
-    )  # fmt: skip
-
-
-def look(root: Path) -> str:
-    """The run that another process, with another reader, is shown; it must be whole."""
-    command = [sys.executable, str(Path(reader.__file__)), str(root)]
-    told = json.loads(subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout)
-    assert told["seen"] == {"whole": 1}, told
-    (shown,) = told["shown"]
-    return str(shown)
+def run_day(root: Path, config: Path, trace: Path, *points: str) -> Submitted:
+    """The daily job, which dies at the first of the points that it passes."""
+    arguments = ("--config", str(config), "--root", str(root), "--ds", DS)
+    faults = {TRACE: str(trace), FAULT: ",".join(points)}
+    return submit("run_daily", trace.with_suffix(".log"), *arguments, **faults)
 
 
 def test_a_driver_killed_at_any_point_loses_nothing(tmp_path: Path) -> None:
@@ -50,9 +29,9 @@ def test_a_driver_killed_at_any_point_loses_nothing(tmp_path: Path) -> None:
     world.write_inputs(tmp_path / "inputs")
     config = world.write_config(tmp_path, tmp_path / "inputs", tmp_path / "whole")
     whole = tmp_path / "whole"
-    baseline = run_day(whole, config, tmp_path / "trace")
-    assert baseline.returncode == 0, baseline.stdout[-3000:]
-    points = list(dict.fromkeys((tmp_path / "trace").read_text().split()))
+    baseline = run_day(whole, config, tmp_path / "whole.trace")
+    assert baseline.ended() == 0, baseline.text[-3000:]
+    points = list(dict.fromkeys((tmp_path / "whole.trace").read_text().split()))
     assert len(points) > 30
     run_id = look(whole)
     expected = reader.bits(whole, run_id)
@@ -62,12 +41,12 @@ def test_a_driver_killed_at_any_point_loses_nothing(tmp_path: Path) -> None:
         chain += 1
         root, before, published = tmp_path / f"root{chain}", len(left), False
         while True:
-            trace = tmp_path / f"trace{chain}.{len(left)}"
-            ended = run_day(root, config, trace, *left)
-            if ended.returncode == 0:
+            trace = tmp_path / f"{chain}-{len(left)}.trace"
+            driver = run_day(root, config, trace, *left)
+            if driver.ended() == 0:
                 break
             died_at = trace.read_text().split()[-1]
-            assert died_at in left, ended.stdout[-3000:]  # by the fault and by nothing else
+            assert died_at in left, driver.text[-3000:]  # by the fault and by nothing else
             left.remove(died_at)
             published = published or died_at in AFTER_THE_FLIP
             assert look(root) == (run_id if published else "None"), died_at
