@@ -17,9 +17,10 @@ import yaml
 from walkbits.arrays.places import check_reachable
 from walkbits.config import Config, without_credentials
 from walkbits.config_file import load_config
-from walkbits.errors import ConfigError, recognised
+from walkbits.errors import ConfigError
 from walkbits.runs.stage import artifacts_of
 from walkbits.session import get_session
+from walkbits.spark_errors import recognised
 from walkbits.tables.commits import check_exclusion, check_writable
 
 LOG = logging.getLogger("walkbits")
@@ -162,7 +163,7 @@ def exit_code(work: Callable[[], object]) -> int:
     """Do the work of a command under the common log; its exit code.
 
     Returns:
-        0, or the code of a WalkbitsError, raised here or by a Python worker, whose message is logged.
+        0, or the code of the WalkbitsError that `recognised` makes of what was raised; its message is logged.
     """
     configure_logging()
     try:
@@ -185,6 +186,8 @@ def configure_logging() -> None:
     LOG.handlers[:] = [handler]
     LOG.setLevel(logging.INFO)
     LOG.propagate = False
+    # Spark logs every failed query once more, as JSON with a stack trace.
+    logging.getLogger("SQLQueryContextLogger").setLevel(logging.CRITICAL)
 
 
 def _die_with_parent() -> None:

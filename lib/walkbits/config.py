@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, NonNegativeInt, SerializeAsAny
 
+from walkbits.input_settings import Interactions, Items
 from walkbits.models import DEFAULT, architectures, parse_model
 from walkbits.models.base import ModelSettings
 from walkbits.settings import (
@@ -16,8 +17,6 @@ from walkbits.settings import (
     Index,
     Inference,
     Ingest,
-    Interactions,
-    Items,
     Maintenance,
     Retrain,
     Section,

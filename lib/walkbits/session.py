@@ -21,6 +21,7 @@ REQUIRED_SETTINGS: Final[dict[str, tuple[str, str]]] = {
     ),
     "spark.sql.session.timeZone": ("UTC", "days would depend on the machine's zone"),
     "spark.sql.ansi.enabled": ("true", "overflow and bad casts would pass silently"),
+    "spark.sql.legacy.parquet.nanosAsLong": ("true", "the times that pandas writes could not be read"),
     "spark.sql.files.ignoreCorruptFiles": ("false", "a damaged file would be skipped"),
     "spark.sql.files.ignoreMissingFiles": ("false", "a lost file would be skipped"),
     "spark.sql.legacy.parameterSubstitution.constantsOnly": (

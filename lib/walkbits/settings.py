@@ -46,59 +46,6 @@ def config_hash(*sections: Section | str | int) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-class Source(Section):
-    """Where a table is read from: a path (Parquet, CSV, Delta) or a catalog table name."""
-
-    path: str | None = None
-    """File or folder. Exactly one of `path` and `table` is given."""
-    table: str | None = None
-    """Catalog table, e.g. `shop.events`."""
-    format: Literal["parquet", "csv", "delta"] = "parquet"
-    """Format of `path`. CSV needs a header line."""
-
-    @model_validator(mode="after")
-    def _one_place(self) -> Source:
-        if (self.path is None) == (self.table is None):
-            raise ValueError("give exactly one of path and table")
-        return self
-
-
-class Interactions(Source):
-    """Who touched what: one row per event."""
-
-    item: str = "item_id"
-    """Column of the item's id (string or integer)."""
-    context: str = "context_id"
-    """Column of the context's id: board, user, basket."""
-    weight: str | None = None
-    """Column of a finite weight >= 0; absent means 1 per row."""
-    timestamp: str | None = None
-    """Column of the event's time. With it, rows after the end of the run's day are left out."""
-    lookback_days: PositiveInt | None = None
-    """Days of events up to and with the run's day; needs `timestamp`. Absent takes all."""
-
-    @model_validator(mode="after")
-    def _lookback_needs_time(self) -> Interactions:
-        if self.lookback_days is not None and self.timestamp is None:
-            raise ValueError("lookback_days needs timestamp")
-        return self
-
-
-class Items(Source):
-    """The item table: one row per item, features from its columns."""
-
-    item: str = "item_id"
-    """Column of the item's id."""
-    name: str | None = None
-    """Column shown to people beside the id."""
-    text: tuple[str, ...] = ()
-    """Columns of free text, hashed TF-IDF together."""
-    categorical: tuple[str, ...] = ()
-    """Columns of labels (strings or integers)."""
-    numeric: tuple[str, ...] = ()
-    """Columns of finite numbers, standardised. Nulls become the mean, NaN is bad input."""
-
-
 class Holdout(Section):
     """Edges set aside at ingest for evaluation: one item of some contexts."""
 

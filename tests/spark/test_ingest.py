@@ -14,8 +14,9 @@ from pyspark.sql import functions as F
 from walkbits.errors import EmptyInputError, InputError
 from walkbits.ingest import features
 from walkbits.ingest import interactions as ingest
+from walkbits.input_settings import Interactions, Items
 from walkbits.schemas import WEIGHT_SCALE
-from walkbits.settings import Holdout, Interactions, Items
+from walkbits.settings import Holdout
 
 DAY = date(2026, 3, 8)
 HARD_IDS = [

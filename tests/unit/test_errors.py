@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 from walkbits.cli import exit_code
-from walkbits.errors import InputError, ModelError, raised_by_worker
+from walkbits.errors import InputError, ModelError, WalkbitsError
+from walkbits.spark_errors import recognised
 
 FROM_SPARK = """An exception was thrown from the Python worker. Please see the stack trace below.
 Traceback (most recent call last):
@@ -14,14 +15,14 @@ Traceback (most recent call last):
 
 
 def test_a_workers_error_is_the_same_error_again() -> None:
-    error = raised_by_worker(RuntimeError(FROM_SPARK.format(name="walkbits.errors.ModelError")))
+    error = recognised(RuntimeError(FROM_SPARK.format(name="walkbits.errors.ModelError")))
     assert type(error) is ModelError
     assert str(error) == "item_from_item: neighbors must be indices below 3, got 0 to 7"
 
 
 @pytest.mark.parametrize("name", ["ValueError", "walkbits.errors.annotations", "walkbits.errors.Unknown"])
 def test_a_defect_stays_one(name: str) -> None:
-    assert raised_by_worker(RuntimeError(FROM_SPARK.format(name=name))) is None
+    assert recognised(RuntimeError(FROM_SPARK.format(name=name))) is None
 
 
 def test_a_command_ends_with_the_code_of_the_error() -> None:
@@ -33,3 +34,12 @@ def test_a_command_ends_with_the_code_of_the_error() -> None:
     assert exit_code(lambda: fail(RuntimeError(FROM_SPARK.format(name="walkbits.errors.ModelError")))) == 8
     with pytest.raises(ZeroDivisionError):
         exit_code(lambda: fail(ZeroDivisionError()))
+
+
+def test_a_full_disk_is_a_sentence() -> None:
+    error = recognised(
+        RuntimeError("trace\n" * 850 + "Caused by: java.io.IOException: No space left on device\n")
+    )
+    assert type(error) is WalkbitsError
+    assert "a disk is full" in str(error)
+    assert len(str(error).splitlines()) == 1

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 from walkbits.config import without_credentials
-from walkbits.errors import ConfigError, InputError, LostRaceError, WalkbitsError, recognised
+from walkbits.errors import ConfigError, InputError, LostRaceError, WalkbitsError
 from walkbits.runs.log import RUN_ID_PATTERN, code_digest
+from walkbits.spark_errors import recognised
 from walkbits.tables.commits import check_exclusion, check_writable, predicate
 from walkbits.tables.parquet import _upper
 

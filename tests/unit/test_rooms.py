@@ -11,8 +11,8 @@ LIB = Path(__file__).resolve().parents[2] / "lib" / "walkbits"
 
 LEVELS: tuple[tuple[str, ...], ...] = (
     ("__init__", "types", "errors", "faults"),
-    ("rng", "settings"),
-    ("schemas", "session"),
+    ("rng", "settings", "spark_errors"),
+    ("schemas", "session", "input_settings"),
     ("arrays",),
     ("tables",),
     ("network",),

@@ -19,10 +19,11 @@ from pyspark.sql import functions as F
 from scipy import sparse
 
 from walkbits.errors import InputError
-from walkbits.ingest.sources import as_id, as_number, require_columns, require_id
+from walkbits.ingest.sources import as_id, as_number, quoted, require_columns, require_id
 from walkbits.ingest.space import FeatureSpace
+from walkbits.input_settings import Items
 from walkbits.rng import draw
-from walkbits.settings import Features, Items, config_hash
+from walkbits.settings import Features, config_hash
 from walkbits.tables.rows import Batches
 from walkbits.tables.vectors import binary_array
 from walkbits.types import F64
@@ -58,10 +59,10 @@ def select_items(frame: DataFrame, spec: Items) -> DataFrame:
     numbers = [as_number(frame, column, "items") for column in spec.numeric]
     return frame.select(
         as_id(spec.item).alias("item_id"),
-        (F.col(spec.name).cast("string") if spec.name else F.lit(None).cast("string")).alias("name"),
+        (F.col(quoted(spec.name)).cast("string") if spec.name else F.lit(None).cast("string")).alias("name"),
         _tokens(frame, spec).alias("tokens"),
         (F.array(*numbers) if numbers else F.array().cast("array<double>")).alias("numbers"),
-        F.to_json(F.struct(*dict.fromkeys(mapped))).alias("row"),
+        F.to_json(F.struct(*map(quoted, dict.fromkeys(mapped)))).alias("row"),
     )
 
 
@@ -70,7 +71,7 @@ def _tokens(frame: DataFrame, spec: Items) -> Column:
         return F.array(F.concat(F.lit("id="), as_id(spec.item)))
     words = [_words(frame, column) for column in spec.text]
     labels = [
-        F.when(F.col(c).isNotNull(), F.concat(F.lit(f"{c}="), F.col(c).cast("string")))
+        F.when(F.col(quoted(c)).isNotNull(), F.concat(F.lit(f"{c}="), F.col(quoted(c)).cast("string")))
         for c in spec.categorical
     ]
     return F.concat(*words, F.array_compact(F.array(*labels)) if labels else F.array().cast("array<string>"))
@@ -78,7 +79,7 @@ def _tokens(frame: DataFrame, spec: Items) -> Column:
 
 def _words(frame: DataFrame, column: str) -> Column:
     """Lower-case words of a text column; a list column is joined first."""
-    text = F.col(column)
+    text = F.col(quoted(column))
     if frame.schema[column].dataType.typeName() == "array":
         text = F.array_join(text, " ")
     split = F.split(F.lower(F.coalesce(text.cast("string"), F.lit(""))), _TOKEN_PATTERN)

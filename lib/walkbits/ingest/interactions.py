@@ -12,9 +12,10 @@ from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from walkbits.errors import EmptyInputError, InputError
-from walkbits.ingest.sources import as_id, as_number, require_columns, require_id
+from walkbits.ingest.sources import as_id, as_number, quoted, require_columns, require_id
+from walkbits.input_settings import Interactions
 from walkbits.schemas import CONTEXT, ITEM, WEIGHT_SCALE
-from walkbits.settings import Holdout, Interactions
+from walkbits.settings import Holdout
 
 _MAX_RANK_BUCKETS = 256
 
@@ -36,7 +37,7 @@ def select_interactions(frame: DataFrame, spec: Interactions, ds: date) -> DataF
         as_id(spec.item).alias("item_id"),
         as_id(spec.context).alias("context_id"),
         weight.alias("weight"),
-        F.to_json(F.struct(*mapped)).alias("row"),
+        F.to_json(F.struct(*map(quoted, dict.fromkeys(mapped)))).alias("row"),
     )
 
 
@@ -49,7 +50,7 @@ def _in_window(frame: DataFrame, spec: Interactions, ds: date) -> Column:
             "cast it at its source"
         )
     # A date, not an instant: days are UTC days whatever zone the machine is in.
-    day = F.to_date(F.col(spec.timestamp))
+    day = F.to_date(F.col(quoted(spec.timestamp)))
     window = day <= F.lit(ds)
     if spec.lookback_days is not None:
         window = window & (day > F.lit(ds - timedelta(days=spec.lookback_days)))

@@ -1,31 +1,40 @@
 """Reading the caller's tables: Parquet, CSV or Delta by path, or a catalog table.
 
-Ids are strings or integers and reach the graph as exact text; a float id is refused,
-because 2^53 + 1 and 2^53 would be one item.
+Ids are exact and reach the graph as text; a float id is refused, because 2^53 + 1 and 2^53
+would be one item. What is read is decided here alone: format, types, folder names, missing
+values, and names of columns that hold dots.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
 
-from pyspark.errors import AnalysisException
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import (
     BooleanType,
     DataType,
+    DecimalType,
     IntegralType,
+    LongType,
     NumericType,
     StringType,
 )
 
 from walkbits.errors import InputError
-from walkbits.settings import Source
+from walkbits.ingest.csv_files import read_csv
+from walkbits.input_settings import Source
+from walkbits.spark_errors import data_errors
+
+_LOG: Final = "_delta_log"
+_OTHER_TABLES: Final = {".hoodie": "Hudi", "metadata/version-hint.text": "Iceberg"}
+"""What marks a folder whose data files are not all rows of its table."""
 
 
 def read_source(spark: SparkSession, source: Source, name: str) -> DataFrame:
-    """The whole table behind a `Source`.
+    """The whole table behind a `Source`; pandas' nanosecond times as timestamps.
 
     Args:
         name: Config section it stands in, for messages.
@@ -33,44 +42,132 @@ def read_source(spark: SparkSession, source: Source, name: str) -> DataFrame:
     Raises:
         InputError: no such path or table, or it cannot be read in the format named.
     """
-    place = source.path or source.table
-    if source.path is not None and "://" not in source.path and not Path(source.path).exists():
-        raise InputError(f"{name}.path must exist, got '{source.path}'; mend the path in the config")
-    try:
+    with data_errors(name):
         if source.table is not None:
             return spark.table(source.table)
-        reader = spark.read.format(source.format)
+        assert source.path is not None
+        kind = _format(spark, source, name)
+        if kind == "csv":
+            return read_csv(spark, source.path, source.csv, name)
+        # A path is a name, not a pattern, and a folder `shop=007` is not shop 7.
+        with _setting(spark, "spark.sql.sources.partitionColumnTypeInference.enabled", "false"):
+            frame = spark.read.format(kind).option("__globPaths__", "false").load(source.path)
+        return _with_nanoseconds(spark, frame) if kind == "parquet" else frame
+
+
+def _format(spark: SparkSession, source: Source, name: str) -> str:
+    """The source's format: what its folder says counts, since a table's files are not its rows.
+
+    Raises:
+        InputError: there is nothing, or a part of a table, or a table of another kind.
+    """
+    jvm: Any = spark._jvm
+    path = jvm.org.apache.hadoop.fs.Path(source.path)
+    system = path.getFileSystem(spark._jsparkSession.sessionState().newHadoopConf())
+
+    def holds(folder: Any, inside: str) -> bool:
+        return bool(system.exists(jvm.org.apache.hadoop.fs.Path(folder, inside)))
+
+    if not system.exists(path):
+        raise InputError(f"{name}.path must exist, got '{source.path}'; mend the path in the config")
+    for mark, table in _OTHER_TABLES.items():
+        if holds(path, mark):
+            raise InputError(
+                f"{name}.path must be a folder of plain files or Delta, got '{source.path}' of {table}, "
+                f"where files of deleted rows lie beside others; name it as a catalog table: {name}.table"
+            )
+    if holds(path, _LOG):
         if source.format == "csv":
-            # No type inference: an id such as 007 stays what it is.
-            reader = reader.option("header", True).option("mode", "FAILFAST")
-        return reader.load(source.path)
-    except AnalysisException as error:
-        kind = "catalog table" if source.table else f"{source.format} path"
-        reason = error.getCondition() or str(error).splitlines()[0]
-        raise InputError(f"{name} must be a readable {kind}, got '{place}' ({reason})") from error
+            raise InputError(
+                f"{name}.format must be delta for a Delta table, got csv for '{source.path}'; mend the config"
+            )
+        return "delta"
+    above = path.makeQualified(system.getUri(), system.getWorkingDirectory()).getParent()
+    while above is not None:
+        if holds(above, _LOG):
+            raise InputError(
+                f"{name}.path must be a whole table, got '{source.path}' within the Delta table "
+                f"'{above.toString()}'; name that folder, with format: delta"
+            )
+        above = above.getParent()
+    return source.format
+
+
+@contextmanager
+def _setting(spark: SparkSession, key: str, value: str) -> Iterator[None]:
+    """A Spark setting while a table's columns are found."""
+    before = str(spark.conf.get(key))
+    spark.conf.set(key, value)
+    try:
+        yield
+    finally:
+        spark.conf.set(key, before)
+
+
+def _with_nanoseconds(spark: SparkSession, frame: DataFrame) -> DataFrame:
+    """Pandas' timestamp[ns], which Spark reads as integers, as timestamps cut to microseconds."""
+    if not any(isinstance(field.dataType, LongType) for field in frame.schema):
+        return frame
+    jvm: Any = spark._jvm
+    conf = spark._jsparkSession.sessionState().newHadoopConf()
+    path = jvm.org.apache.hadoop.fs.Path(jvm.java.net.URI(frame.inputFiles()[0]))
+    footer = jvm.org.apache.parquet.hadoop.ParquetFileReader.open(
+        jvm.org.apache.parquet.hadoop.util.HadoopInputFile.fromPath(path, conf)
+    )
+    try:
+        fields = list(footer.getFooter().getFileMetaData().getSchema().getFields())
+        kinds = {field.getName(): field.getLogicalTypeAnnotation() for field in fields}
+    finally:
+        footer.close()
+    nanos = {name for name, kind in kinds.items() if kind is not None and "NANOS" in kind.toString()}
+    columns = [
+        F.timestamp_micros(F.expr(f"{quoted(one)} div 1000") - _below_zero(one)).alias(one)
+        if one in nanos
+        else F.col(quoted(one))
+        for one in frame.columns
+    ]
+    return frame.select(*columns) if nanos else frame
+
+
+def _below_zero(column: str) -> Column:
+    """1 where a negative time was rounded up by the division, else 0."""
+    return (F.col(quoted(column)) % 1000 < 0).cast("int")
+
+
+def quoted(column: str) -> str:
+    """A column's name as Spark parses it to this very column, with dots and backticks."""
+    return "`" + column.replace("`", "``") + "`"
 
 
 def require_columns(frame: DataFrame, columns: Sequence[str], name: str) -> None:
     """Refuse a table that lacks mapped columns; all are named at once.
 
     Raises:
-        InputError: columns are missing.
+        InputError: columns are missing, or one name stands for several.
     """
     missing = [column for column in columns if column not in frame.columns]
     if missing:
         raise InputError(
             f"{name}: columns {missing} must exist, got {frame.columns}; mend the column names in the config"
         )
+    folded = [column.lower() for column in frame.columns]
+    several = [column for column in columns if folded.count(column.lower()) > 1]
+    if several:
+        raise InputError(
+            f"{name}: columns must differ in more than capitals, got several for {several} in "
+            f"{frame.columns}; rename them at their source"
+        )
 
 
 def require_id(frame: DataFrame, column: str, name: str) -> None:
-    """Refuse an id column that is neither string nor integer.
+    """Refuse an id column that is not exact: neither string, integer nor decimal without a scale.
 
     Raises:
         InputError: the column's type, e.g. double.
     """
     kind = frame.schema[column].dataType
-    if not isinstance(kind, StringType | IntegralType):
+    whole = isinstance(kind, DecimalType) and kind.scale == 0
+    if not (whole or isinstance(kind, StringType | IntegralType)):
         raise InputError(
             f"{name}.{column} must be a string or integer id, got {kind.simpleString()}; "
             "cast it at its source"
@@ -78,8 +175,9 @@ def require_id(frame: DataFrame, column: str, name: str) -> None:
 
 
 def as_id(column: str) -> Column:
-    """The id as exact text."""
-    return F.col(column).cast("string")
+    """The id as exact text; null where it is missing: null, empty or blank, which would join strangers."""
+    text = F.col(quoted(column)).cast("string")
+    return F.when(F.trim(text) != "", text)
 
 
 def as_number(frame: DataFrame, column: str, name: str) -> Column:
@@ -90,12 +188,12 @@ def as_number(frame: DataFrame, column: str, name: str) -> Column:
     """
     kind: DataType = frame.schema[column].dataType
     if isinstance(kind, StringType):
-        text = F.trim(F.col(column))
+        text = F.trim(F.col(quoted(column)))
+        empty = text.isNull() | (text == "")
         parsed = text.try_cast("double")
-        empty = F.col(column).isNull() | (text == "")
         return F.when(empty, F.lit(None).cast("double")).otherwise(F.coalesce(parsed, F.lit(float("nan"))))
     if isinstance(kind, NumericType | BooleanType):
-        return F.col(column).cast("double")
+        return F.col(quoted(column)).cast("double")
     raise InputError(
         f"{name}.{column} must be numeric, got {kind.simpleString()}; cast it at its source or leave it out"
     )

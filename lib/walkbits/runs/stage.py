@@ -15,7 +15,7 @@ from pyspark.sql import SparkSession
 from walkbits.arrays.mapped import files_of, open_file
 from walkbits.arrays.places import Place, place_of, remove, unique_name
 from walkbits.config import Config
-from walkbits.errors import InputError, LostRaceError, raised_by_worker
+from walkbits.errors import InputError, LostRaceError
 from walkbits.faults import hit
 from walkbits.runs.collect import remove_folder
 from walkbits.runs.cost import Figures, watched
@@ -32,6 +32,7 @@ from walkbits.runs.log import (
 )
 from walkbits.schemas import RUN_METRICS, TABLES
 from walkbits.settings import Section, config_hash
+from walkbits.spark_errors import recognised
 from walkbits.tables.commits import parse_output
 from walkbits.tables.fingerprints import fingerprints_of
 from walkbits.tables.store import Store, Written, utc_now
@@ -213,7 +214,7 @@ def _execute(context: StageRun, stage: Stage, again: bool) -> bool:
     except LostRaceError:  # the run is another driver's: its state is not for this one to write
         raise
     except Exception as error:
-        told = _first_line(raised_by_worker(error) or error)
+        told = _first_line(recognised(error) or error)
         record_state(context.store, context.run, context.config, "failed", f"{stage.name}: {told}")
         raise
     seconds = time.monotonic() - began

@@ -1,0 +1,100 @@
+"""The settings that say where the caller's tables are and what their columns mean."""
+
+from __future__ import annotations
+
+import codecs
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveInt, field_validator, model_validator
+
+from walkbits.settings import Section
+
+
+class Csv(Section):
+    """How CSV is written. The defaults are RFC 4180: within quotes, quotes are doubled and lines may end."""
+
+    separator: Annotated[str, Field(min_length=1, max_length=1)] = ","
+    """Between fields: `,`, `;`, `|` or a tab."""
+    quote: Annotated[str, Field(min_length=1, max_length=1)] | None = '"'
+    """Around fields that hold separators or line ends; null where every character is itself."""
+    escape: Annotated[str, Field(min_length=1, max_length=1)] | None = None
+    """Stands before a quote, or before itself, within quotes: a backslash where Spark wrote by its defaults.
+    Outside quotes it is an ordinary character."""
+    encoding: str = "utf-8"
+    """utf-8, cp1252, latin-1, utf-16, ... A file that is not valid in it is refused."""
+    nulls: tuple[str, ...] = ("", "NULL", "null", "NaN", "nan", "\\N")
+    """Fields that mean a missing value, in every column."""
+    columns: tuple[str, ...] | None = None
+    """Names of the columns, where the files have no header line. Absent: the first line names them."""
+
+    @field_validator("encoding")
+    @classmethod
+    def _known_encoding(cls, name: str) -> str:
+        try:
+            return codecs.lookup(name).name
+        except LookupError as error:
+            raise ValueError("must be an encoding that Python knows, e.g. utf-8 or cp1252") from error
+
+    @model_validator(mode="after")
+    def _distinct_characters(self) -> Csv:
+        marks = [mark for mark in (self.separator, self.quote, self.escape) if mark is not None]
+        if len(set(marks)) < len(marks) or set(marks) & set("\r\n"):
+            raise ValueError(f"separator, quote and escape must differ and be no line end, got {marks}")
+        if self.escape and not self.quote:
+            raise ValueError("escape needs quote: it counts within quotes only")
+        return self
+
+
+class Source(Section):
+    """Where a table is read from: a path (Parquet, CSV, Delta) or a catalog table name."""
+
+    path: str | None = None
+    """File or folder; no character is a pattern. Exactly one of `path` and `table` is given."""
+    table: str | None = None
+    """Catalog table, e.g. `shop.events`."""
+    format: Literal["parquet", "csv", "delta"] = "parquet"
+    """Format of `path`. A folder with a Delta log is read as Delta."""
+    csv: Csv = Csv()
+    """For format csv: separator, quotes, encoding, nulls, header."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Source:
+        if (self.path is None) == (self.table is None):
+            raise ValueError("give exactly one of path and table")
+        return self
+
+
+class Interactions(Source):
+    """Who touched what: one row per event."""
+
+    item: str = "item_id"
+    """Column of the item's id (string or integer)."""
+    context: str = "context_id"
+    """Column of the context's id: board, user, basket."""
+    weight: str | None = None
+    """Column of a finite weight >= 0; absent means 1 per row."""
+    timestamp: str | None = None
+    """Column of the event's time. With it, rows after the end of the run's day are left out."""
+    lookback_days: PositiveInt | None = None
+    """Days of events up to and with the run's day; needs `timestamp`. Absent takes all."""
+
+    @model_validator(mode="after")
+    def _lookback_needs_time(self) -> Interactions:
+        if self.lookback_days is not None and self.timestamp is None:
+            raise ValueError("lookback_days needs timestamp")
+        return self
+
+
+class Items(Source):
+    """The item table: one row per item, features from its columns."""
+
+    item: str = "item_id"
+    """Column of the item's id."""
+    name: str | None = None
+    """Column shown to people beside the id."""
+    text: tuple[str, ...] = ()
+    """Columns of free text, hashed TF-IDF together."""
+    categorical: tuple[str, ...] = ()
+    """Columns of labels (strings or integers)."""
+    numeric: tuple[str, ...] = ()
+    """Columns of finite numbers, standardised. Nulls become the mean, NaN is bad input."""
