@@ -14,6 +14,8 @@ from pyspark.sql import functions as F
 from walkbits.config import Config
 from walkbits.index.buckets import buckets_from_codes
 from walkbits.index.codes import codes_from_embeddings
+from walkbits.models.card import Card
+from walkbits.network.declaration import Network
 from walkbits.runs.geometry import geometry
 from walkbits.runs.log import metric
 from walkbits.runs.pointer import Pointer
@@ -31,13 +33,13 @@ RECALL_SAMPLE = 500
 
 
 def audit(
-    store: Store, config: Config, run_id: str, logged: list[Written], model_version: str, live: Pointer | None
+    store: Store, config: Config, run_id: str, logged: list[Written], card: Card, live: Pointer | None
 ) -> tuple[Figures, list[str]]:
     """Check a run's published tables against the log, against each other and against the live run.
 
     Args:
         logged: Outputs of the run's stages; those of published tables must re-read the same.
-        model_version: The run's model; only embeddings of one model can be compared.
+        card: Of the run's model; only embeddings of one model can be compared, and it says what they must be.
         live: What readers see now, None before the first publication.
 
     Returns:
@@ -45,7 +47,7 @@ def audit(
     """
     found = committed(store, run_id, logged)
     num_items, broken = _nodes(store, run_id)
-    broken += _embeddings(store, run_id, config.audit)
+    broken += _embeddings(store, run_id, card.network, config.audit)
     # Codes of embeddings that are broken in themselves prove nothing.
     broken += [] if broken else derived(store, config, run_id, found)
     broken += [
@@ -54,7 +56,7 @@ def audit(
         *([] if live is None else _no_loss(store, found, live.run_id, config.audit)),
     ]
     figures = _recall(store, config, run_id, num_items) | geometry(store, run_id, config.seed, num_items)
-    if live is not None and live.model_version == model_version:
+    if live is not None and live.model_version == card.model_version:
         figures |= _drift(store, config, run_id, live.run_id)
     before = None if live is None else metric(store, live.run_id, "audit_run", "bucket_recall")
     return figures, [*broken, *gates(figures, before, config.audit)]
@@ -191,17 +193,20 @@ def _nodes(store: Store, run_id: str) -> tuple[int, list[str]]:
     return num_items, [f"nodes must be dense and unique, got {seen}"]
 
 
-def _embeddings(store: Store, run_id: str, rules: Audit) -> Iterator[str]:
+def _embeddings(store: Store, run_id: str, network: Network, rules: Audit) -> Iterator[str]:
     embeddings = store.read(EMBEDDINGS, run_id=run_id)
     total = "aggregate(embedding, 0D, (sum, x) -> sum + x * x)"
     norm = F.sqrt(F.expr(total))
-    bad_norm = (norm > 0) & (F.abs(norm - 1) > rules.norm_tolerance)
+    unit = [one for one, output in network.outputs.items() if output.normalise]
+    bad_norm = F.col("node_type").isin(unit) & (norm > 0) & (F.abs(norm - 1) > rules.norm_tolerance)
     # NaN compares as equal to itself and above all numbers here, so it is asked for by name.
     row = embeddings.agg(
         F.count(F.lit(1)).alias("rows"),
         F.count_distinct("node_id").alias("ids"),
         F.count_distinct(F.size("embedding")).alias("widths"),
-        F.count_if(F.isnan(norm) | (norm == float("inf"))).alias("not_finite"),
+        F.count_if(
+            F.isnan(norm) | (norm == float("inf")) | F.isnan("prior") | (F.abs("prior") == float("inf"))
+        ).alias("not_finite"),
         F.count_if(bad_norm & ~F.isnan(norm)).alias("bad_norm"),
     ).collect()[0]
     if row["rows"] != row["ids"]:

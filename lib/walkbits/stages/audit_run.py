@@ -56,9 +56,9 @@ def audit_committed(context: StageRun, pointer: Pointer | None, outputs: list[Wr
     began = time.monotonic()
     done = logged_stages(store, run.run_id)
     check_inputs(context, NAME, {"train_model": done["train_model"]}, (MODEL,))
-    version = read_card(context.artifacts(MODEL)).model_version
+    card = read_card(context.artifacts(MODEL))
     key = config_hash(
-        NAME, config.audit, config.index, config.seed, pointer.run_id if pointer else "", version,
+        NAME, config.audit, config.index, config.seed, pointer.run_id if pointer else "", card.model_version,
         *sorted(f"{o.output}={o.fingerprint}" for o in outputs),
     )  # fmt: skip
     try:
@@ -67,7 +67,7 @@ def audit_committed(context: StageRun, pointer: Pointer | None, outputs: list[Wr
         if judged and not [*changed(store, run.run_id, outputs)]:
             state = "kept"
         else:
-            figures, broken = audit(store, config, run.run_id, outputs, version, pointer)
+            figures, broken = audit(store, config, run.run_id, outputs, card, pointer)
             written = context.metrics({NAME: figures})
             state = "done"
             if broken:

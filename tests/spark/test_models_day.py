@@ -1,0 +1,57 @@
+"""A whole day with each model: trained, inferred, indexed, audited and published."""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pyspark.sql import SparkSession
+from support import world
+from walkbits.config_file import load_config
+from walkbits.models import architectures
+from walkbits.schemas import EDGES, EMBEDDINGS, PUBLICATIONS
+from walkbits.stages import daily
+
+SMALL = {
+    "training.epochs": 2,
+    "training.train_neighbors": 5,
+    "training.batch_size": 256,
+    "training.num_negatives": 16,
+    "walks.num_neighbors": 10,
+    "walks.num_walks": 40,
+}
+ROOT = Path(__file__).resolve().parents[2]
+IN_EVERY_RUN = {"item_pool", "lightgcn"}
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        pytest.param(one, marks=[] if one in IN_EVERY_RUN else [pytest.mark.slow])
+        for one in architectures()
+        if one != "pinsage"  # test_daily
+    ],
+)
+def test_a_day_runs_from_a_models_file(spark: SparkSession, tmp_path: Path, architecture: str) -> None:
+    world.write_inputs(tmp_path / "inputs")
+    path = world.write_config(tmp_path, tmp_path / "inputs", tmp_path / "root")
+    config = load_config(path, SMALL, ROOT / "conf" / "models" / f"{architecture}.yaml")
+    run = daily.run_daily(spark, config, ds=date(2026, 1, 31))
+    assert run.store.read(PUBLICATIONS).count() == 1
+    rows = run.store.read(EMBEDDINGS, run_id=run.run_id).collect()
+    counts = {one: sum(row.node_type == one for row in rows) for one in ("item", "context")}
+    assert counts == {"item": world.NUM_ITEMS, "context": world.NUM_CONTEXTS}
+    vectors = np.array([row.embedding for row in rows])
+    assert len(np.unique(vectors.round(6), axis=0)) > world.NUM_ITEMS
+    score = config.model.score
+    degrees = {
+        row.item: row["count"]
+        for row in run.store.read(EDGES, run_id=run.run_id).groupBy("item").count().collect()
+    }
+    total = sum(degrees.values())
+    for row in rows:
+        share = max(degrees.get(row.node_id, 0), 0.5) / total
+        expected = score.temperature * score.prior * np.log(share) if row.node_type == "item" else 0.0
+        assert row.prior == pytest.approx(expected, abs=1e-5)
