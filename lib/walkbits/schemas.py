@@ -382,7 +382,10 @@ EVALUATION = Table(
     key=("run_id", "model", "metric", "k"),
 )
 
-PUBLISHED: Final = (NODES, NEIGHBORHOODS, EMBEDDINGS, CODES, LSH_BUCKETS, RELATED)
+ALWAYS_PUBLISHED: Final = (NODES, EMBEDDINGS, CODES, LSH_BUCKETS, RELATED)
+"""Tables that every published run has."""
+
+PUBLISHED: Final = (*ALWAYS_PUBLISHED, NEIGHBORHOODS)
 """Tables that become visible together."""
 
 TABLES: Final[dict[str, Table]] = {

@@ -11,7 +11,7 @@ from walkbits.runs.audit import audit, changed
 from walkbits.runs.log import log_stage, logged_stages, outputs_of, record_state
 from walkbits.runs.pointer import Pointer
 from walkbits.runs.stage import StageRun, check_inputs
-from walkbits.schemas import PUBLISHED
+from walkbits.schemas import ALWAYS_PUBLISHED, PUBLISHED
 from walkbits.settings import config_hash
 from walkbits.stages.reuse import MODEL
 from walkbits.tables.commits import parse_output
@@ -29,7 +29,7 @@ def published_outputs(context: StageRun) -> list[Written]:
         InputError: a stage has not finished.
     """
     done = logged_stages(context.store, context.run_id)
-    names = {table.name for table in PUBLISHED}
+    names = {table.name for table in ALWAYS_PUBLISHED}
     outputs = outputs_of(done, PUBLISHED)
     missing = names - {parse_output(o.output)[0] for o in outputs}
     if missing:
