@@ -30,17 +30,17 @@ def build_parser() -> argparse.ArgumentParser:
 def query(spark: SparkSession, config: Config, file: Path | None, arguments: Sequence[str]) -> None:
     """Print the result of the file, or serve the prompt."""
     if file is None:
-        prompt(spark, register_views(spark, config.root))
+        prompt(spark, register_views(spark, config.root, channel=config.channel))
         return
     wanted = load_query(file)
     values = parse_arguments(wanted, arguments)
-    register_views(spark, config.root)
+    register_views(spark, config.root, channel=config.channel)
     show(run_query(spark, wanted, values))
 
 
 def main(argv: list[str] | None = None) -> int:
     """Query; returns the exit code."""
-    return run_job(build_parser(), argv, query)
+    return run_job(build_parser(), argv, query, writes=False)
 
 
 if __name__ == "__main__":

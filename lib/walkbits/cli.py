@@ -10,13 +10,13 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, date, datetime
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import yaml
 
 from walkbits.arrays.places import check_reachable
 from walkbits.config import Config, without_credentials
-from walkbits.config_file import load_config
+from walkbits.config_file import load_config, parse_yaml
 from walkbits.errors import ConfigError
 from walkbits.runs.stage import artifacts_of
 from walkbits.session import get_session
@@ -29,9 +29,17 @@ COMMON_FLAGS: Final = frozenset({"config", "model", "root", "channel", "override
 """Those of `job_parser`."""
 
 
+class _Parser(argparse.ArgumentParser):
+    """Ends with the code of a broken flag, which is not that of bad input."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(ConfigError.exit_code, f"{self.prog}: error: {message}\n")
+
+
 def job_parser(job: str, description: str | None) -> argparse.ArgumentParser:
     """The flags that every job takes."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=f"spark-submit jobs/{job}.py",
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -78,6 +86,9 @@ def add_day_flags(parser: argparse.ArgumentParser) -> None:
         help="start a further run even if these inputs have one",
     )  # fmt: skip
     parser.add_argument("--label", help="name by which later jobs of one workflow find the run")
+    parser.add_argument(
+        "--allow-future", action="store_true", help="open a run of a day that is more than 3 days ahead"
+    )
 
 
 def add_publish_flags(parser: argparse.ArgumentParser) -> None:
@@ -109,7 +120,7 @@ def config_from(args: argparse.Namespace) -> Config:
         if not separator or not key:
             raise ConfigError(f"--set must be KEY=VALUE, got {pair!r}; e.g. --set walks.num_walks=200")
         try:
-            overrides[key] = yaml.safe_load(value)
+            overrides[key] = parse_yaml(value)
         except yaml.YAMLError as error:
             raise ConfigError(f"--set {key} must be a YAML value, got {value!r}") from error
     if args.root is not None:
@@ -135,7 +146,7 @@ def run_job(
     Returns:
         The process's exit code: 0, or that of the error's class (see errors.py).
     """
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)  # a query's values may follow other flags
     flags = {name: value for name, value in vars(args).items() if name not in COMMON_FLAGS}
 
     def work() -> None:

@@ -14,6 +14,7 @@ from walkbits.settings import (
     Audit,
     Evaluation,
     Features,
+    FolderOrUri,
     Index,
     Inference,
     Ingest,
@@ -28,9 +29,9 @@ from walkbits.settings import (
 class Config(Section):
     """One environment: data in, tables out, and every knob between."""
 
-    root: str
+    root: FolderOrUri
     """Folder or URI that holds every table, model and artifact."""
-    artifacts: str | None = None
+    artifacts: FolderOrUri | None = None
     """For mapped graphs, matrices and models; default `<root>/_artifacts`. A plain path is mapped in place on
     every host; a URI (s3, gs, abfs, hdfs, file; reached by pyarrow) is storage that every host reaches, and
     each executor copies what it maps to its own disk once."""
@@ -59,6 +60,12 @@ class Config(Section):
     audit: Audit = Audit()
     maintenance: Maintenance = Maintenance()
     evaluation: Evaluation = Evaluation()
+
+    @property
+    def weighted(self) -> bool:
+        """Whether walks follow the edges' weights: by `ingest.weighted`, else where a weight is named."""
+        named = self.interactions.weight is not None
+        return named if self.ingest.weighted is None else self.ingest.weighted
 
 
 _APART = frozenset(

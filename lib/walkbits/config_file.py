@@ -47,12 +47,32 @@ def _read(path: str | Path, flag: str) -> dict[str, Any]:
             f"{flag} must be a readable file, got '{path}' ({error.strerror}); pass --{flag} FILE"
         ) from error
     try:
-        document = yaml.safe_load(text)
+        document = parse_yaml(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"{flag} '{path}' must be YAML: {error}") from error
     if not isinstance(document, dict):
         raise ConfigError(f"{flag} '{path}' must be a mapping of keys, got {type(document).__name__}")
     return document
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that is given twice: YAML would keep the last one in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        lines: dict[tuple[str, str], int] = {}
+        for key, _ in node.value:
+            name, line = (key.tag, str(key.value)), key.start_mark.line + 1
+            if name in lines:
+                raise yaml.YAMLError(
+                    f"key '{key.value}' must be given once, got it in lines {lines[name]} and {line}"
+                )
+            lines[name] = line
+        return super().construct_mapping(node, deep)
+
+
+def parse_yaml(text: str) -> Any:
+    """Plain YAML values; a key that is given twice is an error."""
+    return yaml.load(text, _Loader)  # noqa: S506 - derived from SafeLoader
 
 
 def _merge(document: dict[str, Any], model: dict[str, Any]) -> None:

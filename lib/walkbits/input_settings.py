@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
-from walkbits.settings import Section
+from walkbits.settings import FolderOrUri, Section
 
 
 class Csv(Section):
@@ -48,7 +48,7 @@ class Csv(Section):
 class Source(Section):
     """Where a table is read from: a path (Parquet, CSV, Delta) or a catalog table name."""
 
-    path: str | None = None
+    path: FolderOrUri | None = None
     """File or folder; no character is a pattern. Exactly one of `path` and `table` is given."""
     table: str | None = None
     """Catalog table, e.g. `shop.events`."""
@@ -72,9 +72,11 @@ class Interactions(Source):
     context: str = "context_id"
     """Column of the context's id: board, user, basket."""
     weight: str | None = None
-    """Column of a finite weight >= 0; absent means 1 per row."""
+    """Column of a finite weight >= 0; absent means 1 per row.."""
     timestamp: str | None = None
     """Column of the event's time. With it, rows after the end of the run's day are left out."""
+    timestamp_unit: Literal["seconds", "milliseconds", "microseconds", "nanoseconds"] | None = None
+    """Unit of times that are epoch integers, or such text. Absent: timestamps, dates or ISO text."""
     lookback_days: PositiveInt | None = None
     """Days of events up to and with the run's day; needs `timestamp`. Absent takes all."""
 

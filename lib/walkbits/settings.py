@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ByteSize,
     ConfigDict,
@@ -25,6 +28,21 @@ from pydantic import (
 Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 CodeBits = Annotated[int, Field(ge=64, le=4096, multiple_of=64)]
+
+
+def _place(text: str) -> str:
+    """A path or URI as it is meant: `~` is the home folder, and nothing else is expanded."""
+    if not text.strip():
+        raise ValueError("must be a path or URI, and not empty")
+    text = os.path.expanduser(text) if text.startswith("~") else text
+    if text.startswith("~") or re.search(r"\$(\{|\w)", text):
+        raise ValueError("must be written out: variables and other users' homes are not expanded here")
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:(?!//)", text):
+        raise ValueError("must be a plain path or a URI with ://, e.g. /data/x or file:///data/x")
+    return text
+
+
+FolderOrUri = Annotated[str, AfterValidator(_place)]
 
 
 class Section(BaseModel):
@@ -62,8 +80,8 @@ class Ingest(Section):
     """Share of rows with null ids or unknown items that may be set aside. 0 refuses any; 0.01 is lenient."""
     max_edge_weight: PositiveFloat = 1e6
     """Largest summed weight of one edge; more is bad input (fixed point must not overflow)."""
-    weighted: bool = False
-    """Walk edges in proportion to their weight; otherwise all edges are equal."""
+    weighted: bool | None = None
+    """Walk edges by their weight, or all alike. Absent: by weight where `interactions.weight` is named."""
     k_core: NonNegativeInt = 0
     """Keep only the k-core of the graph (GraphFrames, needs its jar). 0 keeps all."""
     holdout: Holdout | None = None

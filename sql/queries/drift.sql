@@ -4,7 +4,7 @@
 -- Parameters: none
 -- Columns:    run_id, prev_run_id, node_type, nodes, prev_nodes, nodes_change,
 --             common (nodes in both, by external id), mean_cosine (of their embeddings, zero vectors
---             left out), share_of_bits_flipped (of their widest codes)
+--             left out, and null between widths), share_of_bits_flipped (of their widest codes)
 WITH now AS (
     SELECT
         embedded.run_id,
@@ -41,7 +41,10 @@ paired AS (
         coalesce(now.node_type, before.node_type) AS node_type,
         now.run_id,
         before.run_id AS prev_run_id,
-        vector_cosine_similarity(now.embedding, before.embedding) AS cosine,
+        CASE
+            WHEN size(now.embedding) = size(before.embedding)
+                THEN vector_cosine_similarity(now.embedding, before.embedding)
+        END AS cosine,
         aggregate(
             zip_with(now.code, before.code, (a, b) -> bit_count(a ^ b)), 0, (s, flips) -> s + flips
         ) / now.code_bits AS flipped

@@ -67,6 +67,7 @@ items:
   text: [title]
   categorical: [brand]
   numeric: [price]
+ingest: {{weighted: false}}
 features: {{text_buckets: 4096, width: 16}}
 walks: {{num_walks: 40, walk_length: 4, num_neighbors: 10, block_size: 64}}
 model: {{hidden_size: 16, embedding_size: 16}}

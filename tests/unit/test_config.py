@@ -145,3 +145,42 @@ def test_a_missing_models_file_names_the_flag() -> None:
         ConfigError, match="model must be a readable file, got 'none.yaml'.*pass --model FILE"
     ):
         load_config(ROOT / "conf" / "demo.yaml", {}, "none.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "lines"),
+    [
+        ("root: a\nseed: 1\nroot: b\n", "root", "1 and 3"),
+        ("root: a\nwalks: {num_walks: 5}\nwalks:\n  walk_length: 3\n", "walks", "2 and 3"),
+        ("root: a\nwalks:\n  num_walks: 5\n  walk_length: 3\n  num_walks: 7\n", "num_walks", "3 and 5"),
+        ("walks: {num_walks: 5, num_walks: 5}\n", "num_walks", "1 and 1"),
+    ],
+)
+def test_a_key_given_twice_is_refused_with_both_lines(
+    tmp_path: Path, text: str, key: str, lines: str
+) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match=f"key '{key}' must be given once, got it in lines {lines}"):
+        load_config(path)
+
+
+@pytest.mark.parametrize("key", ["root", "artifacts", "interactions.path", "items.path"])
+@pytest.mark.parametrize("place", ["", " ", "${HOME}/x", "$HOME/x", "file:/x", "~nobody-here/x"])
+def test_a_place_that_is_not_written_out_is_refused(tmp_path: Path, key: str, place: str) -> None:
+    with pytest.raises(ConfigError, match=f"{key}: .*must be"):
+        load_config(write(tmp_path, MINIMAL), {key: place})
+
+
+def test_a_home_folder_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/someone")
+    config = load_config(write(tmp_path, MINIMAL), {"root": "~/x", "artifacts": "s3://bucket/x?region=y"})
+    assert (config.root, config.artifacts) == ("/home/someone/x", "s3://bucket/x?region=y")
+
+
+def test_a_weight_that_is_named_counts(tmp_path: Path) -> None:
+    path = write(tmp_path, MINIMAL)
+    weight = {"interactions.weight": "w"}
+    assert not load_config(path).weighted
+    assert load_config(path, weight).weighted
+    assert not load_config(path, weight | {"ingest.weighted": False}).weighted

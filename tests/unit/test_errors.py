@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from walkbits.cli import exit_code
+from walkbits.cli import add_day_flags, exit_code, job_parser
 from walkbits.errors import InputError, ModelError, WalkbitsError
 from walkbits.spark_errors import recognised
 
@@ -43,3 +43,12 @@ def test_a_full_disk_is_a_sentence() -> None:
     assert type(error) is WalkbitsError
     assert "a disk is full" in str(error)
     assert len(str(error).splitlines()) == 1
+
+
+@pytest.mark.parametrize("flags", [["--nothing"], ["--ds", "31.01.2026"], ["--root"]])
+def test_a_broken_flag_ends_with_the_code_of_a_broken_setting(flags: list[str]) -> None:
+    parser = job_parser("run_daily", None)
+    add_day_flags(parser)
+    with pytest.raises(SystemExit) as caught:
+        parser.parse_intermixed_args(flags)
+    assert caught.value.code == 6

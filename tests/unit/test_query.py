@@ -1,5 +1,6 @@
 """Query files and their arguments. Running them: tests/spark."""
 
+import importlib.util
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ from walkbits.errors import InputError
 from walkbits.tables.queries import load_query, parse_arguments
 from walkbits.tools.query import first_paragraph
 
+JOBS = Path(__file__).resolve().parents[2] / "jobs"
 QUERIES = sorted((Path(__file__).resolve().parents[2] / "sql" / "queries").glob("*.sql"))
 
 TEXT = """\
@@ -89,3 +91,15 @@ def test_only_the_words_of_an_error_are_shown() -> None:
         "[TABLE_NOT_FOUND] no table `x`. SQLSTATE: 42P01; line 1 pos 14;\n'Project [*]\n+- 'Relation\n\nJVM"
     )
     assert first_paragraph(message) == "[TABLE_NOT_FOUND] no table `x`. SQLSTATE: 42P01; line 1 pos 14"
+
+
+@pytest.mark.parametrize(
+    "argv", [["q.sql", "--root", "R", "item_id=p01"], ["--root", "R", "q.sql", "item_id=p01"]]
+)
+def test_values_may_follow_flags(argv: list[str]) -> None:
+    spec = importlib.util.spec_from_file_location("query_job", JOBS / "query.py")
+    assert spec is not None
+    job = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(job)  # type: ignore[union-attr]
+    args = job.build_parser().parse_intermixed_args(argv)
+    assert (args.file, args.arguments, args.root) == (Path("q.sql"), ["item_id=p01"], "R")

@@ -44,8 +44,14 @@ _SCRATCH = "scratch"
 
 
 def artifacts_of(config: Config) -> Place:
-    """Where the plain files of all runs are stored."""
-    return place_of(config.artifacts or f"{config.root.rstrip('/')}/_artifacts")
+    """Where the plain files of all runs are stored.
+
+    Roots that name one folder for `artifacts` have a part of it each: their runs may have the same ids.
+    """
+    if config.artifacts is None:
+        return place_of(f"{config.root.rstrip('/')}/_artifacts")
+    root = str(place_of(config.root)).rstrip("/")
+    return place_of(config.artifacts) / hashlib.sha256(root.encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True)

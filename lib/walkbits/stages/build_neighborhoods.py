@@ -33,8 +33,8 @@ def run(context: StageRun) -> list[Written]:
     counts = num_nodes(context)
     folder = context.artifacts(GRAPH)
     gamma = config.walks.context_weight_exponent
-    walked = weigh_by_context(edges, gamma, config.ingest.weighted) if gamma else edges
-    weighted = config.ingest.weighted or bool(gamma)
+    walked = weigh_by_context(edges, gamma, config.weighted) if gamma else edges
+    weighted = config.weighted or bool(gamma)
     write_csr(walked, nodes, counts[ITEM], counts[CONTEXT], folder, weighted)
     csr = BipartiteCsr.open(folder)
     written = [context.artifact_written(GRAPH, csr.num_edges)]
@@ -66,7 +66,7 @@ def explain(context: StageRun) -> str:
     """The plan of every relation of the run's graph, before anything is built."""
     config = context.config
     counts, edges = num_nodes(context), context.store.read(EDGES, run_id=context.run_id).count()
-    weighted = config.ingest.weighted or bool(config.walks.context_weight_exponent)
+    weighted = config.weighted or bool(config.walks.context_weight_exponent)
     return "\n".join(
         plan_walks(counts[ITEM], counts[CONTEXT], edges, weighted, relation, config.walks).explain()
         for relation in walked_relations(config.model)
@@ -91,7 +91,7 @@ def _fidelity(csr: BipartiteCsr, relation: Relation, walks: Walks, seed: int) ->
 STAGE = Stage(
     name="build_neighborhoods",
     after=("ingest_graph",),
-    settings=lambda config: (config.walks, str(config.ingest.weighted), str(walked_relations(config.model))),
+    settings=lambda config: (config.walks, str(config.weighted), str(walked_relations(config.model))),
     run=run,
     explain=explain,
 )

@@ -9,12 +9,13 @@ from __future__ import annotations
 import logging
 import sys
 from dataclasses import replace
-from datetime import UTC, date, datetime
-from typing import TypedDict, Unpack
+from datetime import UTC, date, datetime, timedelta
+from typing import Final, TypedDict, Unpack
 
 from pyspark.sql import SparkSession
 
 from walkbits.config import Config
+from walkbits.errors import ConfigError
 from walkbits.runs.log import (
     Run,
     check_settings,
@@ -62,12 +63,16 @@ def store_of(spark: SparkSession, config: Config) -> Store:
     return Store(spark, config.root.rstrip("/"))
 
 
+_DAYS_AHEAD: Final = timedelta(days=3)
+
+
 class Day(TypedDict, total=False):
     """Arguments of `open_day`."""
 
     ds: date | None
     new_attempt: bool
     label: str | None
+    allow_future: bool
 
 
 class Which(TypedDict, total=False):
@@ -88,6 +93,7 @@ def open_day(
     ds: date | None = None,
     new_attempt: bool = False,
     label: str | None = None,
+    allow_future: bool = False,
 ) -> StageRun:
     """Find or open the run of the day's inputs.
 
@@ -97,8 +103,18 @@ def open_day(
         ds: Day of the run; today in UTC if absent.
         new_attempt: Open a further run even if these inputs have one.
         label: Name by which later jobs of one workflow find the run.
+        allow_future: Take a day that has not begun in any time zone; it would lock the channel until then.
+
+    Raises:
+        ConfigError: a day in the future.
     """
-    store, ds = store_of(spark, config), ds or datetime.now(UTC).date()
+    store, today = store_of(spark, config), datetime.now(UTC).date()
+    ds = ds or today
+    if ds > today + _DAYS_AHEAD and not allow_future:
+        raise ConfigError(
+            f"--ds must be at most {_DAYS_AHEAD.days} days ahead of {today}, got {ds}, which would keep "
+            "every earlier day from being published; mend it, or pass --allow-future"
+        )
     inputs = ingest_graph.read_inputs(spark, config, ds)
     fingerprint = inputs.fingerprint(config)
     run = Run(ds, fingerprint, newest_attempt(store, ds, fingerprint))

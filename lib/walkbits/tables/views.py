@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 from pyspark.sql import SparkSession
 
@@ -10,13 +11,17 @@ from walkbits.errors import InputError
 from walkbits.schemas import PUBLICATIONS, TABLES
 from walkbits.tables.store import Store
 
+LIVE: Final = "live"
+"""The channel that the views' files name."""
 SQL_FOLDER = Path(__file__).resolve().parents[3] / "sql"
 
 
-def register_views(spark: SparkSession, root: str, sql_folder: Path = SQL_FOLDER) -> list[str]:
+def register_views(
+    spark: SparkSession, root: str, sql_folder: Path = SQL_FOLDER, channel: str = LIVE
+) -> list[str]:
     """Register temporary views of all tables under a root in this session.
 
-    `<table>` holds every run; `published_<table>` follows the pointer of channel `live`.
+    `<table>` holds every run; `published_<table>` follows the pointer of a channel.
 
     Returns:
         The names registered.
@@ -41,7 +46,8 @@ def register_views(spark: SparkSession, root: str, sql_folder: Path = SQL_FOLDER
         names.append(table.name)
     for script in scripts:
         for statement in statements(script.read_text(encoding="utf-8")):
-            spark.sql(statement)
+            # Views take no parameters; a channel's name is checked by its pattern in Config.
+            spark.sql(statement.replace(f"'{LIVE}'", f"'{channel}'"))
         names.append(script.stem)
     return names
 

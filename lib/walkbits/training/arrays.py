@@ -81,7 +81,8 @@ def write_pairs(pairs: DataFrame, folder: Place) -> None:
     if not ordered.num_rows:
         raise EmptyInputError(
             "training: at least one sampled context must hold two items, got none; "
-            "raise training.context_fraction"
+            "raise training.context_fraction, or, where each context holds one item, name a column that "
+            "groups items in interactions.context"
         )
     columns = [ordered[name].to_numpy() for name in ("query", "positive")]
     save_array(folder / _PAIRS, np.column_stack(columns).astype(np.int32))

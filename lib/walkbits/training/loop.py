@@ -207,7 +207,8 @@ def _check(network: Network, data: TrainingData, fit: Sgd) -> None:
         what = "pair of items that share a context" if fit.examples == "pairs" else "edge"
         raise EmptyInputError(
             f"training needs at least one {what}, got none; "
-            "raise training.context_fraction or check the edges"
+            "raise training.context_fraction, or, where each context holds one item, name a column that "
+            "groups items in interactions.context"
         )
     for one, declared in network.inputs.items():
         nodes = data.num_nodes[one]
