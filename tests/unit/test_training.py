@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference.plain import random_graph
 from walkbits.errors import EmptyInputError, InputError, WalkbitsError
-from walkbits.models.base import Shapes
+from walkbits.models.base import Shapes, ThroughSign
 from walkbits.models.pinsage import PinSage
 from walkbits.network.declaration import Input, Network, Output, Update
 from walkbits.settings import Training
@@ -21,7 +22,7 @@ from walkbits.training.examples import Examples
 from walkbits.training.feeders import TrainingData
 from walkbits.training.loop import Trained, train
 from walkbits.training.module import Module
-from walkbits.training.objectives import Embedded, max_margin
+from walkbits.training.objectives import Embedded, cross_rank, max_margin, through_sign
 from walkbits.training.subgraphs import Neighborhoods, SubgraphBuilder
 
 COMMUNITIES, PER_COMMUNITY, WIDTH = 20, 20, 16
@@ -219,3 +220,42 @@ def test_the_loss_is_the_papers() -> None:
         max(0.0, float(q[a] @ n[b] - q[a] @ p[a] + 0.3)) for a in range(3) for b in range(5) if allowed[a, b]
     ]
     assert float(plain) == pytest.approx(np.mean(easy))
+
+
+def test_the_guided_estimator_sees_values_first_and_signs_last() -> None:
+    rng = np.random.default_rng(0)
+    z = torch.from_numpy(rng.standard_normal((200, 4)).astype(np.float32)).requires_grad_()
+    batch = Embedded(z, z[:200], z, torch.zeros(200, 0, 4), torch.ones(200, 200, dtype=torch.bool))
+    guided = ThroughSign("guided", 0.8, 0.5, 0.2)
+
+    def seen(progress: float) -> tuple[torch.Tensor, torch.Tensor]:
+        found = through_sign(batch, guided, progress, 7, 3)
+        return found.query, found.positive
+
+    assert torch.equal(seen(0.0)[0], z)
+    for progress in (0.8, 1.0):
+        assert torch.equal(seen(progress)[0], torch.where(z > 0, 1.0, -1.0))
+    half, mate = seen(0.4)
+    kept = (half == z).all(dim=1)
+    assert 0.35 < float(kept.float().mean()) < 0.65
+    assert torch.equal(half, mate)  # a query and its positive share the draw
+    assert set(half[~kept].unique().tolist()) == {-1.0, 1.0}
+    half.sum().backward()
+    assert torch.equal(z.grad, torch.ones_like(z))  # straight through
+    assert torch.equal(seen(0.4)[0], half)
+    plain = through_sign(batch, replace(guided, estimator="ste"), 0.0, 7, 3)
+    assert torch.equal(plain.query, torch.where(z > 0, 1.0, -1.0))
+    assert through_sign(batch, replace(guided, estimator="continuous"), 0.9, 7, 3) is batch
+
+
+def test_the_ranking_loss_is_the_papers() -> None:
+    rng = np.random.default_rng(1)
+    q, p, n = (rng.standard_normal((count, 4)) for count in (3, 3, 5))
+    allowed = rng.random((3, 5)) < 0.7
+    probability = lambda a, b: 1 / (1 + np.exp(-(a @ b) / 0.5))  # noqa: E731
+    pairs = [(a, b) for a in range(3) for b in range(5) if allowed[a, b]]
+    cross = -np.mean([np.log(probability(q[a], p[a])) for a in range(3)])
+    cross -= np.mean([np.log(1 - probability(q[a], n[b])) for a, b in pairs])
+    rank = np.mean([max(0.0, probability(q[a], n[b]) - probability(q[a], p[a]) + 0.2) for a, b in pairs])
+    batch = Embedded(*(torch.from_numpy(x) for x in (q, p, n, np.zeros((3, 0, 4)), allowed)))
+    assert float(cross_rank(batch, 0.5, 0.5, 0.2)) == pytest.approx(cross + 0.5 * rank)

@@ -27,6 +27,24 @@ class Shapes:
 
 
 @dataclass(frozen=True)
+class ThroughSign:
+    """How a hash layer's values become signs while training (HashGNN, section 3.3).
+
+    Attributes:
+        estimator: `ste`: signs forth, the identity's gradient back. `guided`: the values themselves with a
+            chance that falls from 1 to 0, else signs. `continuous`: the values alone.
+        guided_until: Share of the steps after which the chance is 0.
+        rank_weight: lambda, the weight of the ranking loss.
+        rank_margin: alpha of the ranking loss.
+    """
+
+    estimator: Literal["guided", "ste", "continuous"]
+    guided_until: float
+    rank_weight: float
+    rank_margin: float
+
+
+@dataclass(frozen=True)
 class Sgd:
     """Gradient steps on examples (training.loop).
 
@@ -35,6 +53,7 @@ class Sgd:
         objective: Where `training.objective` names none.
         negative_sampling: Where `training.negative_sampling` names none.
         leave_out: Embed an edge's context from its other items; else the item itself leaks into its query.
+        sign: Where embeddings are a hash layer's.
         cosine: Score by the cosine while training, where embeddings are served with their length.
         whole_graph: Run the layers over all nodes in every step, instead of the nodes below a minibatch.
     """
@@ -43,6 +62,7 @@ class Sgd:
     objective: Objective
     negative_sampling: NegativeSampling
     leave_out: bool = False
+    sign: ThroughSign | None = None
     cosine: bool = False
     whole_graph: bool = False
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, PositiveFloat
 
-from walkbits.models.base import ModelSettings, Sgd, Shapes
+from walkbits.models.base import ModelSettings, Sgd, Shapes, ThroughSign
 from walkbits.network.declaration import Dense, Input, Linear, Network, Output, Update
 from walkbits.settings import CodeBits
 from walkbits.types import NodeType, Relation
@@ -28,6 +28,16 @@ class HashGnn(ModelSettings):
     """Width of the encoder's layers. 64 to 256."""
     code_bits: CodeBits = 128
     """K: bits of the code, and width of the embedding."""
+    temperature: PositiveFloat = 8.0
+    """Divides inner products of codes, which reach K. K / 32 to K / 8."""
+    estimator: Literal["guided", "ste", "continuous"] = "guided"
+    """How gradients pass the sign: guided by float values at first, straight through, or without signs."""
+    guided_until: Annotated[float, Field(gt=0.0, le=1.0)] = 0.8
+    """Share of the steps after which only signs are seen. 0.5 to 1."""
+    rank_weight: Annotated[float, Field(ge=0.0)] = 0.5
+    """lambda: weight of the ranking loss; 0 leaves it out (HashGNN_nr)."""
+    rank_margin: Annotated[float, Field(ge=0.0, le=1.0)] = 0.2
+    """alpha: by how much a positive's probability should exceed a negative's."""
 
     def network(self, shapes: Shapes) -> Network:
         """Items and contexts; codes are the embeddings' signs."""
@@ -62,4 +72,5 @@ class HashGnn(ModelSettings):
 
     def fit(self) -> Sgd:
         """Cross-entropy and ranking loss on edges, through the sign (sections 3.2 and 3.3)."""
-        return Sgd(examples="edges", objective="cross_rank", negative_sampling="uniform")
+        sign = ThroughSign(self.estimator, self.guided_until, self.rank_weight, self.rank_margin)
+        return Sgd(examples="edges", objective="cross_rank", negative_sampling="uniform", sign=sign)

@@ -125,7 +125,7 @@ class Learner:
             if declared.count is not None
         }
         self.feeder = Feeder(network, data, fit, training, seed, device)
-        self._loss = loss_of(training.objective or fit.objective, training, network.score.temperature)
+        self._loss = loss_of(fit, training, network.score.temperature, seed)
         parameters = [*self.module.weights.values()]
         self._optimizer = torch.optim.Adam(parameters, lr=training.learning_rate) if parameters else None
 
@@ -146,7 +146,7 @@ class Learner:
             batch.allowed, batch.log_q, batch.positive_log_q,
         )  # fmt: skip
         done = epoch * self.feeder.steps() + step
-        loss = self._loss(embedded, done / (self._training.epochs * self.feeder.steps()))
+        loss = self._loss(embedded, done / (self._training.epochs * self.feeder.steps()), done)
         if self._optimizer is not None:
             self._optimizer.zero_grad(set_to_none=True)
             for group in self._optimizer.param_groups:

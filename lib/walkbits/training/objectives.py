@@ -13,15 +13,20 @@ An objective receives the embeddings of a minibatch:
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from walkbits import rng
+from walkbits.models.base import Sgd, ThroughSign
 from walkbits.settings import Objective, Training
 from walkbits.training.kernels import SharedSoftmax
+
+_GUIDE_TAG: Final = int.from_bytes(b"guide", "big")
 
 
 @dataclass(frozen=True)
@@ -100,21 +105,63 @@ def softmax(batch: Embedded, temperature: float, correction: str = "none") -> Te
     return (wrong * (against - positive[:, 0])).mean()
 
 
+def cross_rank(batch: Embedded, temperature: float, weight: float, margin: float) -> Tensor:
+    r"""HashGNN's :math:`L_{cross} + \lambda L_{rank}` (equations 5 to 7).
+
+    The probability of an edge is :math:`p = \sigma(z_q z_i / t)`.
+
+    L_rank is the mean of :math:`\max(0, p_{negative} - p_{positive} + \alpha)`.
+    """
+    scores = scores_of(batch)
+    positive, negative = scores.positive / temperature, scores.negative / temperature
+    cross = F.softplus(-positive).mean() + _mean(F.softplus(negative), batch.allowed)
+    rank = F.relu(torch.sigmoid(negative) - torch.sigmoid(positive) + margin)
+    return cross + weight * _mean(rank, batch.allowed)
+
+
+def through_sign(batch: Embedded, sign: ThroughSign, progress: float, seed: int, step: int) -> Embedded:
+    """The minibatch with a hash layer's values replaced by signs, whose gradient is the identity's.
+
+    With the guided estimator a row keeps its values with a chance that falls linearly from 1 to 0; a query
+    and its positive share the draw, which is keyed by the step and the row's place.
+    """
+    if sign.estimator == "continuous":
+        return batch
+    chance = max(0.0, 1 - progress / sign.guided_until) if sign.estimator == "guided" else 0.0
+
+    def mixed(x: Tensor, which: int) -> Tensor:
+        rows = x.shape[0] if x.dim() == 2 else x.shape[0] * x.shape[1]
+        drawn = rng.uniform(rng.draw(seed ^ _GUIDE_TAG, np.arange(rows), step, which))
+        keep = torch.from_numpy(drawn < chance).to(x.device).view(*x.shape[:-1], 1)
+        signs = torch.where(x > 0, 1.0, -1.0)
+        return x + torch.where(keep, 0.0, signs - x).detach()
+
+    return replace(
+        batch,
+        query=mixed(batch.query, 0),
+        positive=mixed(batch.positive, 0),
+        shared=mixed(batch.shared, 1),
+        own=mixed(batch.own, 2),
+    )
+
+
 def _mean(losses: Tensor, allowed: Tensor) -> Tensor:
     return (losses * allowed).sum() / allowed.sum().clamp(min=1)
 
 
-Loss = Callable[[Embedded, float], Tensor]
-"""Embeddings and progress, 0 at the first step to 1 at the last, to a scalar."""
+Loss = Callable[[Embedded, float, int], Tensor]
+"""Embeddings, progress (0 at the first step to 1 at the last) and the step's number, to a scalar."""
 
 
-def loss_of(objective: Objective, training: Training, temperature: float) -> Loss:
-    """The objective with its settings."""
-    makers: Final[dict[Objective, Loss]] = {
-        "max_margin": lambda batch, _: max_margin(batch, training.margin),
-        "softmax": lambda batch, _: softmax(batch, temperature, training.logq_correction),
-        "cross_entropy": lambda batch, _: cross_entropy(batch, temperature),
-        "bpr": lambda batch, _: bpr(batch),
-        "cross_rank": lambda batch, _: cross_entropy(batch, temperature),
+def loss_of(fit: Sgd, training: Training, temperature: float, seed: int) -> Loss:
+    """The objective of a model, or of its training settings, with what it needs."""
+    sign = fit.sign or ThroughSign("continuous", 1.0, 0.5, 0.2)
+    losses: dict[Objective, Callable[[Embedded], Tensor]] = {
+        "max_margin": lambda batch: max_margin(batch, training.margin),
+        "softmax": lambda batch: softmax(batch, temperature, training.logq_correction),
+        "cross_entropy": lambda batch: cross_entropy(batch, temperature),
+        "bpr": bpr,
+        "cross_rank": lambda batch: cross_rank(batch, temperature, sign.rank_weight, sign.rank_margin),
     }
-    return makers[objective]
+    loss = losses[training.objective or fit.objective]
+    return lambda batch, progress, step: loss(through_sign(batch, sign, progress, seed, step))
