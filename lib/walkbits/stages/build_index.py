@@ -24,7 +24,8 @@ def run(context: StageRun) -> list[Written]:
     items = embeddings.where(F.col("node_type") == ITEM)
     with context.scratch("related") as scratch:
         related = related_items(context.spark, items, config.index.num_related, scratch)
-        written.append(store.write(RELATED, related, run_id))
+        # A single item has none.
+        written.append(store.write(RELATED, related, run_id, allow_empty=True))
     return written
 
 

@@ -131,5 +131,5 @@ STAGE = Stage(
     after=("ingest_graph", "build_features", "build_neighborhoods"),
     settings=lambda config: (config.model, config.training),
     run=run,
-    artifacts=lambda config: (reuse.SPACE, *((GRAPH,) if config.training.hard_negatives else ())),
+    artifacts=lambda config: (reuse.SPACE, GRAPH),
 )

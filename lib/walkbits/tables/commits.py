@@ -25,8 +25,8 @@ FIRST: Final = 1
 _FENCE: Final = 1 << 20
 """A fence's number times this, plus the number of the commit, numbers what a driver writes again."""
 _COUNTER: Final = itertools.count()
-_WAIT: Final = 600.0
-"""Seconds to wait for another process: longer than any commit or publication takes."""
+_WAIT: Final = {"commit": 7200.0, "publish": 600.0}
+"""Seconds to wait for another process: a commit of Spark's own holds its table while rows are computed."""
 _SAFE_VALUE = re.compile(r"[A-Za-z0-9_=.-]{1,80}")
 
 
@@ -101,11 +101,12 @@ class Commits:
             yield
             return
         try:
-            with locked(file, _WAIT):
+            wait = _WAIT[name.rpartition(".")[2]]
+            with locked(file, wait):
                 yield
         except Busy as error:
             raise WalkbitsError(
-                f"{what} under '{self.root}' may take at most {_WAIT:g} s, got one of {error} that does not "
+                f"{what} under '{self.root}' may take at most {wait:g} s, got one of {error} that does not "
                 "end; end that process and run again"
             ) from error
 

@@ -68,11 +68,11 @@ def train(
         progress: Called with one line per epoch.
 
     Returns:
-        The network's declaration, its weights, and `loss` of the last epoch, `epochs`, `examples`;
+        The network's declaration, its weights, and `loss` of the last epoch, `epochs`, `examples`; only
+        `examples` for a graph without any, as of items that share no context, where the weights are the first;
         with hard negatives `hard_negative_coverage`, the share of queries that have some.
 
     Raises:
-        EmptyInputError: no examples.
         InputError: arrays that do not belong together.
         WalkbitsError: the loss is no longer finite.
     """
@@ -86,7 +86,9 @@ def train(
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         learner = Learner(network, fit, training, data, seed, device)
         started, loss = time.monotonic(), math.nan
-        for epoch in range(training.epochs):
+        if not count:
+            progress(f"no {fit.examples} to train on: the first weights are kept")
+        for epoch in range(training.epochs if count else 0):
             total = 0.0
             for step, batch in enumerate(learner.feeder.epoch(epoch)):
                 value = learner.step(batch, epoch, step)
@@ -98,7 +100,8 @@ def train(
                 total += value * batch.size
             loss = total / count
             progress(_line(epoch + 1, training.epochs, loss, count, time.monotonic() - started))
-    metrics = {"loss": loss, "epochs": float(training.epochs), "examples": float(count)}
+    metrics = {"loss": loss, "epochs": float(training.epochs)} if count else {}
+    metrics["examples"] = float(count)
     if data.hard_negatives is not None:
         metrics["hard_negative_coverage"] = data.hard_negatives.coverage
     keys = {one: data.keys[one] for one in learner.tables}
@@ -203,7 +206,7 @@ def _line(epoch: int, epochs: int, loss: float, examples: int, seconds: float) -
 
 
 def _check(network: Network, data: TrainingData, fit: Sgd) -> None:
-    if not len(data.examples.query):
+    if not len(data.examples.query) and data.num_nodes["item"] >= _LEARNS_FROM:
         what = "pair of items that share a context" if fit.examples == "pairs" else "edge"
         raise EmptyInputError(
             f"training needs at least one {what}, got none; "
