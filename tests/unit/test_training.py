@@ -17,6 +17,7 @@ from walkbits.models.base import Shapes, ThroughSign
 from walkbits.models.pinsage import PinSage
 from walkbits.network.declaration import Input, Network, Output, Update
 from walkbits.settings import Training
+from walkbits.training import loop
 from walkbits.training.embed import embed as embed_all
 from walkbits.training.examples import Examples
 from walkbits.training.feeders import TrainingData
@@ -140,6 +141,18 @@ def test_torch_is_left_as_it_was_found() -> None:
     assert not torch.are_deterministic_algorithms_enabled()
     trained()
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_a_tiny_graph_without_pairs_keeps_the_first_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "_LEARNS_FROM", ITEMS + 1)
+    features, graph, pairs = planted(1)
+    told: list[str] = []
+    kept = train(SMALL, SHORT, data_of(features, graph, pairs[:0]), 0, told.append)
+    assert told == ["no pairs to train on: the first weights are kept"]
+    assert kept.metrics == {"examples": 0.0}
+    moved = train(SMALL, SHORT, data_of(features, graph, pairs), 0, lambda line: None)
+    assert kept.weights.keys() == moved.weights.keys()
+    assert all(np.isfinite(one).all() for one in kept.weights.values())
 
 
 def test_inputs_that_do_not_belong_together_are_refused() -> None:

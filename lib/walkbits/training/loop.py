@@ -34,6 +34,8 @@ from walkbits.training.objectives import Embedded, loss_of
 from walkbits.training.tables import Table
 from walkbits.types import F32, I64, NodeType
 
+_LEARNS_FROM: Final = 100
+"""Items below which a graph without a single example is tiny, and not a column taken for another."""
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
 
@@ -68,11 +70,12 @@ def train(
         progress: Called with one line per epoch.
 
     Returns:
-        The network's declaration, its weights, and `loss` of the last epoch, `epochs`, `examples`; only
-        `examples` for a graph without any, as of items that share no context, where the weights are the first;
+        The network's declaration, its weights, and `loss` of the last epoch, `epochs`, `examples`;
+        a tiny graph without examples, as of items that share no context, keeps the first weights;
         with hard negatives `hard_negative_coverage`, the share of queries that have some.
 
     Raises:
+        EmptyInputError: no examples in a graph of many items.
         InputError: arrays that do not belong together.
         WalkbitsError: the loss is no longer finite.
     """
