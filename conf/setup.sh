@@ -9,8 +9,9 @@ mode=${1:-}
 
 inputs=(versions.env requirements.lock setup.py conf/setup.sh conf/jars.xml conf/jars.sha256 conf/ivysettings.xml)
 key() { { cat "${inputs[@]}"; pwd; } | sha256sum; } # environments hold absolute paths: the folder counts
-if [[ -x .venv/bin/spark-submit && -x .cache/java/bin/java && -d .cache/jars && $mode != lock \
-      && "$(cat .cache/setup.key 2>/dev/null)" == "$(key)" ]]; then
+jars_match() { (cd .cache/jars 2>/dev/null && sha256sum --check --strict --quiet ../../conf/jars.sha256 >/dev/null 2>&1); }
+if [[ -x .venv/bin/spark-submit && -x .cache/java/bin/java && $mode != lock \
+      && "$(cat .cache/setup.key 2>/dev/null)" == "$(key)" ]] && jars_match; then
   exit 0
 fi
 
@@ -91,7 +92,6 @@ sync --offline --quiet 2>/dev/null || sync # what uv's cache holds needs no netw
 "$uv" pip install --quiet --offline --no-deps --no-build-isolation --python .venv/bin/python --editable .
 
 # --- Jars: resolved here once, so that no job ever asks the network
-jars_match() { (cd .cache/jars 2>/dev/null && sha256sum --check --strict --quiet ../../conf/jars.sha256 >/dev/null 2>&1); }
 if [[ $mode == lock ]] || ! jars_match; then
   say "jars of conf/jars.xml into .cache/jars"
   rm -rf .cache/jars.new

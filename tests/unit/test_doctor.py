@@ -1,5 +1,6 @@
 """What doctor says of each thing it looks at. The session's side: tests/spark/test_doctor_session.py."""
 
+import hashlib
 import importlib.util
 from pathlib import Path
 
@@ -38,6 +39,15 @@ def test_jar_missing_from_the_class_path() -> None:
     path = ["spark://host:1/jars/delta-storage-1.jar"]
     assert not doctor.jar_finding("delta-storage-1.jar", path).fix
     assert mends(doctor.jar_finding("delta-spark-1.jar", path), "make setup")
+
+
+def test_a_jar_that_was_changed_after_the_setup(tmp_path: Path) -> None:
+    jar = tmp_path / "delta-spark-1.jar"
+    assert not doctor.altered(jar, "0" * 64)  # absent: the class path says so
+    jar.write_bytes(b"jar")
+    assert not doctor.altered(jar, hashlib.sha256(b"jar").hexdigest())
+    assert doctor.altered(jar, "0" * 64)
+    assert mends(doctor.jar_finding(jar.name, [str(jar)], changed=True), "make setup")
 
 
 def test_graphframes_jar_is_optional_but_must_match_its_wheel() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import re
@@ -49,12 +50,13 @@ def examine(spark: SparkSession, root: str, project: Path) -> list[Finding]:
     """
     versions = read_versions(project / "versions.env")
     locked = read_lock(project / "requirements.lock")
-    jars = [line.split()[1] for line in (project / "conf" / "jars.sha256").read_text().splitlines()]
+    sums = [line.split() for line in (project / "conf" / "jars.sha256").read_text().splitlines()]
+    folder = project / ".cache" / "jars"
     return [
         python_finding(platform.python_version(), versions),
         *(package_finding(name, installed_version(name), locked) for name in PACKAGES),
         *jvm_findings(spark, versions),
-        *(jar_finding(jar, class_path(spark)) for jar in jars),
+        *(jar_finding(jar, class_path(spark), altered(folder / jar, wanted)) for wanted, jar in sums),
         graphframes_finding(class_file(spark, "org.graphframes.GraphFramePythonAPI"), versions),
         *(setting_finding(key, setting(spark, key)) for key in REQUIRED_SETTINGS),
         address_finding(str(spark.sparkContext.master), os.environ.get("SPARK_LOCAL_IP")),
@@ -157,8 +159,15 @@ def class_file(spark: SparkSession, name: str) -> str | None:
     return str(found.getProtectionDomain().getCodeSource().getLocation())
 
 
-def jar_finding(jar: str, on_class_path: list[str]) -> Finding:
+def altered(file: Path, wanted: str) -> bool:
+    """Whether a file is there with another sha256."""
+    return file.exists() and hashlib.sha256(file.read_bytes()).hexdigest() != wanted
+
+
+def jar_finding(jar: str, on_class_path: list[str], changed: bool = False) -> Finding:
     """One jar of conf/jars.sha256."""
+    if changed:
+        return Finding(f"jar {jar}", "not the file of conf/jars.sha256", SETUP)
     place = next((path for path in on_class_path if path.endswith(jar)), None)
     if place is not None:
         return Finding(f"jar {jar}", "on the class path")
