@@ -1,4 +1,4 @@
-"""Measure quality on held-out edges: leave-one-out on contexts, beside simple baselines.
+"""Measure quality on held-out edges, context to item and item to item, beside simple baselines.
 
 Runs the same stages on a graph that lacks one item of some contexts, under
 <root>/_evaluation, and publishes nothing. Figures go to its `evaluation` table.

@@ -369,17 +369,20 @@ GRAPH_PROFILE = Table(
 
 EVALUATION = Table(
     "evaluation",
-    "Offline quality on held-out edges, one row per model and metric.",
+    "Offline quality on held-out edges, one row per task, model, metric and cut-off.",
     (
         RUN_ID,
+        Column("task", "STRING", "context_to_item, item_to_item, or space: of the item vectors alone"),
+        Column("split", "STRING", "How edges were held out: leave_one_out, random, temporal or given"),
         Column("model", "STRING", "embeddings, hamming_<bits>, asymmetric_<bits>, popularity, item_knn"),
-        Column("metric", "STRING", "recall, ndcg"),
-        Column("k", "INT", "Cut-off"),
-        Column("value", "DOUBLE", "Mean over queries"),
-        Column("queries", "BIGINT", "Contexts evaluated"),
+        Column("metric", "STRING", "recall, ndcg, mean_cosine, ...: see evaluation.metrics"),
+        Column("k", "INT", "Cut-off; 0 where there is none"),
+        Column("value", "DOUBLE", "The figure"),
+        Column("floor", "DOUBLE", "Popularity's figure on the same queries", nullable=True),
+        Column("queries", "BIGINT", "Queries, or random pairs, behind the figure"),
         Column("seed", "BIGINT", "Seed of hold-out and training"),
     ),
-    key=("run_id", "model", "metric", "k"),
+    key=("run_id", "task", "model", "metric", "k"),
 )
 
 ALWAYS_PUBLISHED: Final = (NODES, EMBEDDINGS, CODES, LSH_BUCKETS, RELATED)

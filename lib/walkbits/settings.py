@@ -313,12 +313,22 @@ class Maintenance(Section):
     """Days after its last state change that any run is left alone; longer than the longest run."""
 
 
+RankingMetric = Literal[
+    "recall", "ndcg", "precision", "hit_rate", "mrr", "pair_hit_rate", "scaled_mrr", "coverage",
+    "popularity_bias",
+]  # fmt: skip
+
+
 class Evaluation(Section):
     """Offline quality: leave-one-out on contexts."""
 
     holdout: Holdout = Holdout()
     """What is held out."""
-    k: PositiveInt = 20
-    """Cut-off of recall and NDCG."""
+    ks: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (20,)
+    """Cut-offs of every metric. 10 to 100; 500 for PinSage's."""
+    metrics: Annotated[tuple[RankingMetric, ...], Field(min_length=1)] = (
+        "recall", "ndcg", "hit_rate", "scaled_mrr", "coverage",
+    )  # fmt: skip
+    """What is computed of each ranking; definitions in `evaluation.metrics`."""
     num_neighbors: PositiveInt = 100
     """Neighbors of the item-KNN baseline."""

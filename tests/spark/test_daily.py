@@ -30,6 +30,7 @@ from walkbits.runs.log import find_run, logged_stages
 from walkbits.runs.stage import StageRun, artifacts_of, execute, folder_digest
 from walkbits.schemas import (
     EMBEDDINGS,
+    EVALUATION,
     PUBLICATIONS,
     PUBLISHED,
     RELATED,
@@ -346,9 +347,17 @@ def test_a_stage_without_its_run_says_what_to_do(spark: SparkSession, tmp_path: 
 def test_evaluation_beats_popularity_on_planted_communities(spark: SparkSession, tmp_path: Path) -> None:
     job = make_job(spark, world.world_config(tmp_path))
     text = daily.evaluate(job.spark, job.config, ds=job.ds)
-    recall = {line.split()[0]: float(line.split()[1]) for line in text.splitlines()[2:]}
-    assert recall["embeddings"] > 2 * recall["popularity"]
-    assert recall["asymmetric_128"] > recall["popularity"]
+    run_id = text.split()[1].rstrip(",")
+    evaluated = Store(spark, f"{job.config.root}/_evaluation")
+    rows = evaluated.read(EVALUATION, run_id=run_id).collect()
+    for task in ("context_to_item", "item_to_item"):
+        assert f"{task}: split leave_one_out, 100 queries" in text
+        recall = {r["model"]: r for r in rows if (r["task"], r["metric"], r["k"]) == (task, "recall", 10)}
+        assert recall["embeddings"]["value"] > 1.5 * recall["popularity"]["value"]
+        assert {r["floor"] for r in recall.values()} == {recall["popularity"]["value"]}
+        assert recall["asymmetric_128"]["value"] > recall["popularity"]["value"]
+    space = {r["metric"]: r["value"] for r in rows if r["task"] == "space"}
+    assert space["neighbors_nearer"] > 0.7 > space["mean_cosine"]
     assert not Store(spark, job.config.root).exists(PUBLICATIONS)
 
 

@@ -74,7 +74,7 @@ model: {{hidden_size: 16, embedding_size: 16}}
 training: {{context_fraction: 1.0, epochs: 12, learning_rate: 0.01, margin: 0.3, batch_size: 256, num_negatives: 32, train_neighbors: 5}}
 inference: {{block_size: 64}}
 index: {{code_bits: [64, 128], lsh_bits: 64, num_related: 5}}
-evaluation: {{holdout: {{contexts: 100, min_items: 4}}, k: 10, num_neighbors: 20}}
+evaluation: {{holdout: {{contexts: 100, min_items: 4}}, ks: [10], num_neighbors: 20}}
 """
 
 

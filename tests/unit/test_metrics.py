@@ -67,9 +67,26 @@ def test_coverage_and_popularity_bias() -> None:
 
 
 def test_pair_metrics_of_pinsage() -> None:
-    ranks = np.array([1, 100, 101, 900])
-    assert metrics.pair_hit_rate(ranks, 100) == 0.5
-    assert metrics.scaled_mrr(ranks) == pytest.approx((1 + 1 + 1 / 2 + 1 / 9) / 4)
+    # Ranks 1, 100, 101 and, of the fourth query's two items, 900 and none.
+    ranking = np.full((4, 1000), -1)
+    for row, rank in enumerate((1, 100, 101, 900)):
+        ranking[row, rank - 1] = row
+    pairs = Hits.of(ranking, np.array([0, 1, 2, 3, 5]), np.array([0, 1, 2, 3, 9]))
+    assert metrics.pair_hit_rate(pairs, 100) == pytest.approx(2 / 5)
+    assert metrics.scaled_mrr(pairs, 1000) == pytest.approx((1 + 1 + 1 / 2 + 1 / 9 + 0) / 5)
+    assert metrics.scaled_mrr(pairs, 100) == pytest.approx(2 / 5)
+
+
+def test_random_pairs_are_of_different_items_and_all_of_them() -> None:
+    left, right = metrics.random_pairs(5, 10_000, 1)
+    assert (left != right).all()
+    counts = np.bincount(left * 5 + right, minlength=25).reshape(5, 5)
+    assert counts[~np.eye(5, dtype=bool)].min() > 400  # 500 each
+
+
+def test_cosines_of_rows() -> None:
+    x = np.array([[3, 4], [0, 0], [4, 3], [-6, -8]], np.float32)
+    assert metrics.cosines(x, np.array([0, 0, 0]), np.array([1, 2, 3])) == pytest.approx([0, 24 / 25, -1])
 
 
 def test_kurtosis_is_zero_for_a_normal_and_large_for_a_long_tail() -> None:

@@ -1,130 +1,68 @@
-"""Leave-one-out end to end against a plain ranking of one query at a time."""
+"""Figures: each metric at each cut-off, once ranked; figures of the space."""
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
-from walkbits.errors import EmptyInputError
-from walkbits.evaluation.protocol import Figure, LeaveOneOut, evaluate_baselines, evaluate_embeddings
-from walkbits.index.codes import encode, project, rotation, unpack_bits
+from walkbits.errors import ConfigError
+from walkbits.evaluation.protocol import METRICS, evaluate, space
+from walkbits.evaluation.splits import Edges, Split
+from walkbits.settings import RankingMetric
 
-NUM_ITEMS, NUM_CONTEXTS, K = 40, 80, 5
-
-
-def interactions() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Edges (item, context) of a block structure, and for half of the contexts one held out."""
-    random = np.random.default_rng(4)
-    item, context, held_item, held_context = [], [], [], []
-    for c in range(NUM_CONTEXTS):
-        own = random.choice(np.arange(10) + 10 * (c % 4), 6, replace=False)
-        if c % 2:
-            held_item.append(own[0])
-            held_context.append(c)
-            own = own[1:]
-        item += own.tolist()
-        context += [c] * len(own)
-    return tuple(np.array(a, np.int32) for a in (item, context, held_item, held_context))
+SPLIT = Split.given(
+    Edges(np.array([0, 0, 1, 2]), np.array([0, 1, 2, 0]), 3, 6),
+    Edges(np.array([0, 1, 1]), np.array([3, 4, 5]), 3, 6),
+)
 
 
-@pytest.fixture
-def split() -> LeaveOneOut:
-    return LeaveOneOut.from_edges(*interactions(), NUM_ITEMS, NUM_CONTEXTS)
+class Fixed:
+    """Ranks what it is told to, and counts how often it is asked."""
+
+    name, asked = "fixed", 0
+
+    def rank(self, split: Split, k: int) -> np.ndarray:
+        self.asked += 1
+        return np.array([[3, 2, -1], [0, 4, 3]])[:, :k]
 
 
-@pytest.fixture
-def embeddings() -> np.ndarray:
-    x = np.random.default_rng(8).standard_normal((NUM_ITEMS, 16)).astype(np.float32)
-    x[::10] += 2  # let the block structure show a little
-    return x / np.linalg.norm(x, axis=1, keepdims=True)
+def test_every_metric_at_every_cut_off_from_one_ranking() -> None:
+    ranker = Fixed()
+    figures = evaluate(SPLIT, [ranker], (1, 3), tuple(METRICS))
+    assert ranker.asked == 1
+    assert {(f.metric, f.k) for f in figures} == {(m, k) for m in METRICS for k in (1, 3)}
+    assert {(f.task, f.split, f.model, f.queries) for f in figures} == {
+        ("context_to_item", "given", "fixed", 2)
+    }
+    value = {(f.metric, f.k): f.value for f in figures}
+    assert value["recall", 1] == 0.5
+    assert value["recall", 3] == pytest.approx((1 + 1 / 2) / 2)
+    assert value["hit_rate", 3] == 1.0
+    assert value["mrr", 3] == pytest.approx((1 + 1 / 2) / 2)
+    assert value["pair_hit_rate", 3] == pytest.approx(2 / 3)  # of three pairs
+    assert value["scaled_mrr", 3] == pytest.approx(2 / 3)
+    assert value["precision", 1] == 0.5
+    assert value["coverage", 1] == pytest.approx(2 / 6)
+    recommended = np.log1p([0, 1, 2, 0, 0]).mean()
+    assert value["popularity_bias", 3] == pytest.approx(recommended - np.log1p([2, 1, 1]).mean())
 
 
-def by_hand(score: object) -> dict[str, float]:
-    """Recall and NDCG at K of score(items of a context) -> [items], one context at a time."""
-    item, context, held_item, held_context = interactions()
-    recall = ndcg = 0.0
-    for wanted, c in zip(held_item, held_context, strict=True):
-        own = item[context == c]
-        values = np.array(score(own), np.float64)  # type: ignore[operator]
-        values[own] = -math.inf
-        top = np.lexsort((np.arange(NUM_ITEMS), -values))[:K].tolist()
-        if wanted in top:
-            recall += 1
-            ndcg += 1 / math.log2(top.index(wanted) + 2)
-    return {"recall": recall / len(held_item), "ndcg": ndcg / len(held_item)}
+def test_settings_and_metrics_name_the_same() -> None:
+    assert set(RankingMetric.__args__) == set(METRICS)  # type: ignore[attr-defined]
+    with pytest.raises(ConfigError, match="got recal at 20"):
+        evaluate(SPLIT, [Fixed()], (20,), ("recal",))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="at least 1"):
+        evaluate(SPLIT, [Fixed()], (0,))
 
 
-def values(figures: list[Figure], model: str) -> dict[str, float]:
-    return {figure.metric: figure.value for figure in figures if figure.model == model}
-
-
-def test_embeddings_and_codes_are_ranked_as_defined(split: LeaveOneOut, embeddings: np.ndarray) -> None:
-    figures = evaluate_embeddings(split, embeddings, (64, 128), 7, K)
-    assert values(figures, "embeddings") == pytest.approx(
-        by_hand(lambda own: embeddings.astype(np.float64) @ embeddings[own].mean(axis=0, dtype=np.float64))
-    )
-    for bits in (64, 128):
-        r = rotation(7, 16, bits)
-        code, scale = encode(embeddings, r)
-        sign = 2.0 * unpack_bits(code) - 1
-
-        def query(own: np.ndarray, r: np.ndarray = r) -> np.ndarray:
-            mean = embeddings[own].astype(np.float64).mean(axis=0).astype(np.float32)
-            return project(mean[None], r)[0]
-
-        hamming = by_hand(lambda own, sign=sign, query=query: sign @ np.where(query(own) > 0, 1, -1))
-        assert values(figures, f"hamming_{bits}") == pytest.approx(hamming)
-        coded = sign * scale[:, None]
-        asymmetric = by_hand(lambda own, coded=coded, query=query: coded @ query(own))
-        assert values(figures, f"asymmetric_{bits}") == pytest.approx(asymmetric)
-    assert {figure.queries for figure in figures} == {NUM_CONTEXTS // 2}
-    assert {figure.model for figure in figures} == {
-        "embeddings", "hamming_64", "asymmetric_64", "hamming_128", "asymmetric_128"
-    }  # fmt: skip
-
-
-def test_baselines_are_ranked_as_defined(split: LeaveOneOut) -> None:
-    item, context, *_ = interactions()
-    dense = np.zeros((NUM_CONTEXTS, NUM_ITEMS))
-    dense[context, item] = 1
-    length = np.sqrt(dense.sum(axis=0))
-    cosine = dense.T @ dense / np.outer(length, length)
-    np.fill_diagonal(cosine, 0)
-    figures = evaluate_baselines(split, K, NUM_ITEMS)
-    assert values(figures, "popularity") == pytest.approx(by_hand(lambda own: dense.sum(axis=0)))
-    assert values(figures, "item_knn") == pytest.approx(
-        by_hand(lambda own: np.round(cosine[:, own].sum(axis=1), 12))
-    )
-    assert values(figures, "item_knn")["recall"] > values(figures, "popularity")["recall"]
-
-
-def test_figures_do_not_depend_on_row_order(embeddings: np.ndarray) -> None:
-    item, context, held_item, held_context = interactions()
+def test_space_tells_a_collapsed_space_from_a_spread_one() -> None:
     random = np.random.default_rng(0)
-    rows, held = random.permutation(len(item)), random.permutation(len(held_item))
-    rows = np.concatenate([rows, rows[:9]])  # and repeated edges count once
-    shuffled = LeaveOneOut.from_edges(
-        item[rows], context[rows], held_item[held], held_context[held], NUM_ITEMS, NUM_CONTEXTS
-    )
-    plain = LeaveOneOut.from_edges(item, context, held_item, held_context, NUM_ITEMS, NUM_CONTEXTS)
-    for evaluate in (
-        lambda split: evaluate_embeddings(split, embeddings, (64,), 0, K),
-        lambda split: evaluate_baselines(split, K, 10),
-    ):
-        assert evaluate(shuffled) == evaluate(plain)
-
-
-def test_learned_codes_are_the_signs_of_the_embedding_itself(split: LeaveOneOut) -> None:
-    x = np.random.default_rng(3).standard_normal((NUM_ITEMS, 64)).astype(np.float32)
-    figures = evaluate_embeddings(split, x, (64,), 0, K, rotate=False)
-    sign = np.where(x > 0, 1.0, -1.0)
-    scale = np.abs(x).mean(axis=1, dtype=np.float64)
-    expected = by_hand(lambda own: (sign * scale[:, None]) @ x[own].mean(axis=0, dtype=np.float64))
-    assert values(figures, "asymmetric_64") == pytest.approx(expected)
-
-
-def test_nothing_held_out_is_an_error() -> None:
-    none = np.empty(0, np.int32)
-    with pytest.raises(EmptyInputError, match="held-out"):
-        LeaveOneOut.from_edges(np.array([1]), np.array([0]), none, none, 3, 2)
+    centres = random.standard_normal((10, 32))
+    apart = (centres[np.arange(200) % 10] + 0.3 * random.standard_normal((200, 32))).astype(np.float32)
+    indptr = np.arange(0, 801, 4)
+    neighbors = (np.repeat(np.arange(200), 4) + np.tile([10, 20, 30, 40], 200)) % 200
+    spread = {f.metric: f.value for f in space("m", apart, 1, (indptr, neighbors))}
+    assert abs(spread["mean_cosine"]) < 0.2
+    assert spread["neighbors_nearer"] > 0.9
+    collapsed = {f.metric: f.value for f in space("m", np.ones((200, 4), np.float32), 1, (indptr, neighbors))}
+    assert collapsed == pytest.approx({"mean_cosine": 1.0, "cosine_kurtosis": 0.0, "neighbors_nearer": 0.5})
+    assert len(space("m", apart, 1)) == 2

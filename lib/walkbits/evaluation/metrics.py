@@ -9,12 +9,16 @@ do not count.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from walkbits import rng
 from walkbits.errors import EmptyInputError
-from walkbits.types import F64, I64
+from walkbits.types import F32, F64, I64
+
+_PAIRS: Final = int.from_bytes(b"pairs", "big")
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,18 @@ class Hits:
         return float(((top @ discount[: top.shape[1]]) / ideal).mean())
 
 
+def pair_hit_rate(hits: Hits, k: int) -> float:
+    """PinSage's hit-rate (section 4.1): share of pairs (query, relevant item) with it in the top k."""
+    return float(hits.places[:, :k].sum() / hits.relevant.sum())
+
+
+def scaled_mrr(hits: Hits, k: int, scale: int = 100) -> float:
+    """PinSage's MRR (section 4.1): mean of 1 / ceil(rank / scale) over pairs, 0 beyond the top k."""
+    worth = 1.0 / np.ceil(np.arange(1, k + 1) / scale)
+    top = hits.places[:, :k]
+    return float((top @ worth[: top.shape[1]]).sum() / hits.relevant.sum())
+
+
 def coverage(ranking: I64, num_items: int) -> float:
     """Share of the catalogue that appears in at least one ranking."""
     return len(np.unique(ranking[ranking >= 0])) / num_items
@@ -77,23 +93,66 @@ def coverage(ranking: I64, num_items: int) -> float:
 def popularity_bias(ranking: I64, consumed: I64, popularity: I64) -> float:
     """Mean log(1 + popularity) of recommended items minus that of consumed items; 0 is neutral."""
     level = np.log1p(popularity)
-    return float(level[ranking[ranking >= 0]].mean() - level[consumed].mean())
+    recommended = ranking[ranking >= 0]
+    if not len(recommended):
+        return 0.0
+    return float(level[recommended].mean() - level[consumed].mean())
 
 
-def pair_hit_rate(ranks: I64, k: int) -> float:
-    """PinSage's hit-rate: share of labelled pairs (q, i) with i within rank k of q, from 1."""
-    return float((ranks <= k).mean())
+def excess_kurtosis(values: F64) -> float:
+    """Excess kurtosis; of the cosines of random item pairs, a long tail tells items apart."""
+    centred = values - values.mean()
+    variance = np.mean(centred**2)
+    return float(np.mean(centred**4) / variance**2 - 3.0) if variance > 0 else 0.0
 
 
-def scaled_mrr(ranks: I64, scale: int = 100) -> float:
-    """PinSage's MRR over labelled pairs (section 4.1): mean of 1 / ceil(rank / scale)."""
-    return float((1.0 / np.ceil(ranks / scale)).mean())
+def cosines(vectors: F32, left: I64, right: I64) -> F64:
+    """Cosine of each pair of rows: fp64 [pairs]; 0 where a row is zero."""
+    a, b = (vectors[rows].astype(np.float64) for rows in (left, right))
+    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    return np.asarray(np.einsum("ij,ij->i", a, b) / np.where(lengths > 0, lengths, 1.0))
 
 
-def excess_kurtosis(cosines: F64) -> float:
-    """Excess kurtosis of the cosines of random item pairs: a long tail tells items apart."""
-    centred = cosines - cosines.mean()
-    return float(np.mean(centred**4) / np.mean(centred**2) ** 2 - 3.0)
+def random_pairs(num_items: int, pairs: int, seed: int) -> tuple[I64, I64]:
+    """Keyed random pairs of different items: two int64 [pairs].
+
+    Raises:
+        EmptyInputError: there are fewer than two items.
+    """
+    if num_items < 2:
+        raise EmptyInputError(f"random pairs must have at least 2 items, got {num_items}; add items")
+    place = np.arange(pairs)
+    left, step = (
+        (rng.uniform(rng.draw(seed ^ _PAIRS, place, 0, which)) * count).astype(np.int64)
+        for which, count in ((0, num_items), (1, num_items - 1))
+    )
+    return left, (left + 1 + step) % num_items
+
+
+def neighbors_nearer(vectors: F32, indptr: I64, neighbors: I64, seed: int, pairs: int = 100_000) -> float:
+    """Share of drawn (item, walk neighbor) pairs whose cosine exceeds that of the item and a random one.
+
+    Ties count half, so a collapsed space gives 0.5 and a random one too.
+
+    Args:
+        vectors: fp32 [items, d].
+        indptr: int64 [items + 1].
+        neighbors: int64, items.
+        seed: of the draws.
+        pairs: how many are drawn.
+
+    Raises:
+        EmptyInputError: no item has a neighbor.
+    """
+    if not len(neighbors):
+        raise EmptyInputError("the probe must have walk neighbors, got none; rebuild the neighborhoods")
+    place = np.arange(pairs)
+    at = (rng.uniform(rng.draw(seed ^ _PAIRS, place, 1, 0)) * len(neighbors)).astype(np.int64)
+    item = np.searchsorted(indptr, at, side="right") - 1
+    step = (rng.uniform(rng.draw(seed ^ _PAIRS, place, 1, 1)) * (len(vectors) - 1)).astype(np.int64)
+    near = np.round(cosines(vectors, item, neighbors[at]), 6)
+    far = np.round(cosines(vectors, item, (item + 1 + step) % len(vectors)), 6)
+    return float(np.mean((near > far) + 0.5 * (near == far)))
 
 
 def overlap(found: I64, exact: I64) -> float:

@@ -262,8 +262,5 @@ def evaluate(spark: SparkSession, config: Config, **day: Unpack[Day]) -> str:
     with context.leased():
         for stage in (*DAILY[:-1], evaluation.STAGE):
             execute(context, stage)
-    figures = evaluation.read_figures(context)
-    queries = figures[0].queries
-    return (
-        f"{queries} queries, seed {config.seed}, run {context.run_id}\n{evaluation.figures_table(figures)}\n"
-    )
+    table = evaluation.figures_table(evaluation.read_figures(context))
+    return f"run {context.run_id}, seed {config.seed}\n\n{table}\n"

@@ -1,68 +1,112 @@
-"""Stage `evaluate`: quality on held-out edges, beside simple baselines, in one table.
+"""Stage `evaluate`: quality on held-out edges, beside popularity and item-KNN, in one table.
 
-Runs on a run of its own whose ingest held edges out; nothing of it is ever published.
-The arrays are gathered on the driver: evaluate a catalogue that fits it.
+Runs on a run of its own whose ingest held edges out; nothing of it is ever published. Index arrays are
+gathered on the driver and ranked there in blocks: evaluate a catalogue that fits it.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
+from pyspark.sql import functions as F
 
-from walkbits.evaluation.protocol import Figure, LeaveOneOut, evaluate_baselines, evaluate_embeddings
-from walkbits.index.codes import vectors
+from walkbits.evaluation.protocol import Figure, evaluate, space
+from walkbits.evaluation.rankers import Codes, Embedding, ItemKnn, Popularity, Ranker
+from walkbits.evaluation.splits import Edges, Split
+from walkbits.index.codes import rotation, vectors
 from walkbits.runs.stage import Stage, StageRun
-from walkbits.schemas import CONTEXT, EDGES, EMBEDDINGS, EVALUATION, HOLDOUT, ITEM
+from walkbits.schemas import (
+    CODES,
+    CONTEXT,
+    EDGES,
+    EMBEDDINGS,
+    EVALUATION,
+    HOLDOUT,
+    ITEM,
+    NEIGHBORHOODS,
+    Table,
+)
 from walkbits.stages.build_neighborhoods import num_nodes
 from walkbits.tables.store import Written
+from walkbits.types import F32, I64
+
+_FLOOR = Popularity().name
 
 
 def run(context: StageRun) -> list[Written]:
-    """Rank the catalogue for every held-out context, by each model."""
+    """Rank the catalogue for every query of both tasks, by each ranker."""
     config, store, run_id = context.config, context.store, context.run_id
     split = _split(context)
-    figures = [
-        *evaluate_baselines(split, config.evaluation.k, config.evaluation.num_neighbors),
-        *evaluate_embeddings(
-            split, _item_embeddings(context), config.index.code_bits, config.seed, config.evaluation.k
-        ),
+    items = _item_embeddings(context)
+    rankers: list[Ranker] = [
+        Popularity(),
+        ItemKnn(config.evaluation.num_neighbors),
+        Embedding("embeddings", items),
+        *_codes(context, Embedding("embeddings", items)),
     ]
-    rows = [(f.model, f.metric, f.k, f.value, f.queries, config.seed) for f in figures]
-    schema = "model string, metric string, k int, value double, queries bigint, seed bigint"
+    figures = [
+        figure
+        for part in (split, split.item_to_item(config.seed))
+        for figure in evaluate(part, rankers, config.evaluation.ks, config.evaluation.metrics)
+    ]
+    figures += space("embeddings", items, config.seed, _item_neighborhoods(context))
+    floor = {(f.task, f.metric, f.k): f.value for f in figures if f.model == _FLOOR}
+    rows = [
+        (f.task, f.split, f.model, f.metric, f.k, f.value, floor.get((f.task, f.metric, f.k)),
+         f.queries, config.seed)
+        for f in figures
+    ]  # fmt: skip
+    schema = (
+        "task string, split string, model string, metric string, k int, value double, floor double, "
+        "queries bigint, seed bigint"
+    )
     frame = context.spark.createDataFrame(rows, schema).coalesce(1)
     return [store.write(EVALUATION, frame, run_id)]
 
 
 def figures_table(figures: list[Figure]) -> str:
-    """The figures as text, one line per model."""
-    metrics = sorted({f"{f.metric}@{f.k}" for f in figures}, reverse=True)
-    by_model: dict[str, dict[str, float]] = {}
-    for figure in figures:
-        by_model.setdefault(figure.model, {})[f"{figure.metric}@{figure.k}"] = figure.value
-    lines = ["  ".join([f"{'model':<16}", *(f"{m:>10}" for m in metrics)])]
-    for model, values in by_model.items():
-        lines.append("  ".join([f"{model:<16}", *(f"{values[m]:>10.4f}" for m in metrics)]))
+    """The figures as text: one table per task, one line per model, the popularity floor first."""
+    return "\n\n".join(
+        _task_table([f for f in figures if f.task == task]) for task in dict.fromkeys(f.task for f in figures)
+    )
+
+
+def _task_table(figures: list[Figure]) -> str:
+    values = {(f.model, (f.metric, f.k)): f.value for f in figures}
+    titles = {(f.metric, f.k): f"{f.metric}@{f.k}" if f.k else f.metric for f in figures}
+    first = figures[0]
+    what = "pairs" if first.task == "space" else "queries"
+    lines = [f"{first.task}: split {first.split}, {first.queries} {what}"]
+    lines += ["  ".join([f"{'model':<16}", *(f"{title:>8}" for title in titles.values())])]
+    for model in sorted({f.model for f in figures}, key=lambda model: (model != _FLOOR, model)):
+        cells = (f"{values[model, key]:>{max(8, len(title))}.4f}" for key, title in titles.items())
+        lines += ["  ".join([f"{model:<16}", *cells])]
     return "\n".join(lines)
 
 
 def read_figures(context: StageRun) -> list[Figure]:
-    """The run's figures as committed, in the order of their models' names."""
-    rows = context.store.read(EVALUATION, run_id=context.run_id).orderBy("model", "metric").collect()
-    return [Figure(r["model"], r["metric"], r["k"], r["value"], r["queries"]) for r in rows]
+    """The run's figures as committed, context to item first, then by model, metric and cut-off."""
+    rows = (
+        context.store.read(EVALUATION, run_id=context.run_id)
+        .orderBy("task", "model", F.desc("metric"), "k")
+        .collect()
+    )
+    names = ("task", "split", "model", "metric", "k", "value", "queries")
+    return [Figure(*(row[name] for name in names)) for row in rows]
 
 
-def _split(context: StageRun) -> LeaveOneOut:
+def _split(context: StageRun) -> Split:
+    """The run's edges and those that its ingest held out."""
     counts = num_nodes(context)
-    edges = context.store.read(EDGES, run_id=context.run_id).select("item", "context").toArrow()
-    held = context.store.read(HOLDOUT, run_id=context.run_id).select("item", "context").toArrow()
-    return LeaveOneOut.from_edges(
-        edges["item"].to_numpy().astype(np.int64), edges["context"].to_numpy().astype(np.int64),
-        held["item"].to_numpy().astype(np.int64), held["context"].to_numpy().astype(np.int64),
-        counts[ITEM], counts[CONTEXT],
-    )  # fmt: skip
+
+    def edges(table: Table) -> Edges:
+        rows = context.store.read(table, run_id=context.run_id).select("item", "context").toArrow()
+        item, group = (rows[name].to_numpy().astype(np.int64) for name in ("item", "context"))
+        return Edges(group, item, counts[CONTEXT], counts[ITEM])
+
+    return Split.given(edges(EDGES), edges(HOLDOUT), name="leave_one_out")
 
 
-def _item_embeddings(context: StageRun) -> NDArray[np.float32]:
+def _item_embeddings(context: StageRun) -> F32:
     """fp32 [items, embedding_size] in index order."""
     rows = (
         context.store.read(EMBEDDINGS, run_id=context.run_id, node_type=ITEM)
@@ -73,9 +117,44 @@ def _item_embeddings(context: StageRun) -> NDArray[np.float32]:
     return vectors(rows["embedding"].combine_chunks())[order]
 
 
+def _codes(context: StageRun, queried: Embedding) -> list[Ranker]:
+    """Both scores of every published code width, over the committed table."""
+    config = context.config
+    rotated_by = rotation(config.seed, queried.items.shape[1], max(config.index.code_bits))
+    rankers: list[Ranker] = []
+    for bits in sorted(config.index.code_bits):
+        rows = (
+            context.store.read(CODES, run_id=context.run_id, code_bits=bits)
+            .where(F.col("node_type") == ITEM)
+            .select("node_id", "code", "scale")
+            .toArrow()
+        )
+        order = np.argsort(rows["node_id"].to_numpy())
+        code = rows["code"].combine_chunks().flatten().to_numpy().reshape(len(order), -1)[order]
+        scale = rows["scale"].to_numpy()[order]
+        rankers += [
+            Codes(f"{kind}_{bits}", queried, code, scale, rotated_by, kind == "asymmetric")
+            for kind in ("hamming", "asymmetric")
+        ]
+    return rankers
+
+
+def _item_neighborhoods(context: StageRun) -> tuple[I64, I64]:
+    """The items' walk neighborhoods: indptr [items + 1] and neighbors."""
+    rows = (
+        context.store.read(NEIGHBORHOODS, run_id=context.run_id, relation="item_from_item")
+        .select("node", "neighbors")
+        .toArrow()
+    )
+    order = np.argsort(rows["node"].to_numpy())
+    lists = [np.frombuffer(rows["neighbors"][int(row)].as_buffer(), "<i4") for row in order]
+    indptr = np.concatenate([[0], np.cumsum([len(one) for one in lists])]).astype(np.int64)
+    return indptr, np.concatenate(lists).astype(np.int64)
+
+
 STAGE = Stage(
     name="evaluate",
-    after=("ingest_graph", "infer_layers"),
+    after=("ingest_graph", "build_neighborhoods", "infer_layers", "build_index"),
     settings=lambda config: (config.evaluation, config.index),
     run=run,
 )
