@@ -38,7 +38,6 @@ LIVE: Final = "live"
 WEIGHT_SCALE: Final = 1 << 20
 """Fixed point of edge weights: integer sums do not depend on row order."""
 
-
 _TYPES: Final[dict[str, DataType]] = {
     "STRING": StringType(),
     "INT": IntegerType(),
@@ -93,6 +92,9 @@ RUN_ID = Column("run_id", "STRING", "Run that wrote the row, yyyymmdd-<8 hex>-a<
 NODE_TYPE = Column("node_type", "STRING", "item or context")
 NODE_ID = Column("node_id", "BIGINT", "Dense id within the run: items first, then contexts")
 EXTERNAL_ID = Column("external_id", "STRING", "Id of the node in the caller's data, exact")
+NODE = (NODE_TYPE, NODE_ID, EXTERNAL_ID)
+EDGE = (Column("item", "INT", "Index of the item"), Column("context", "INT", "Index of the context"))
+RANK = Column("rank", "INT", "1 is best; ties by node_id")
 RECORDED_AT = Column("recorded_at", "TIMESTAMP", "When the row was written, UTC; order by seq, not by this")
 SEQ = Column("seq", "BIGINT", "Rises from one commit to the table to the next; equal for rows of one commit")
 NODE_TYPE_CHECK = {"node_type_known": "node_type IN ('item', 'context')"}
@@ -102,9 +104,7 @@ NODES = Table(
     "Every item and context of a run.",
     (
         RUN_ID,
-        NODE_TYPE,
-        NODE_ID,
-        EXTERNAL_ID,
+        *NODE,
         Column("name", "STRING", "What people read beside the id", nullable=True),
         Column("node_key", "BIGINT", "64-bit hash of (type, external id): keys the node's draws"),
         Column("degree", "BIGINT", "Edges of the node"),
@@ -118,8 +118,7 @@ EDGES = Table(
     "Item-context edges, aggregated: one row per pair.",
     (
         RUN_ID,
-        Column("item", "INT", "Index of the item"),
-        Column("context", "INT", "Index of the context"),
+        *EDGE,
         Column("weight", "BIGINT", "Summed weight, fixed point 2^20"),
         Column("interactions", "BIGINT", "Raw rows behind the edge"),
     ),
@@ -130,11 +129,7 @@ EDGES = Table(
 HOLDOUT = Table(
     "holdout",
     "Edges set aside for evaluation, absent from `edges`.",
-    (
-        RUN_ID,
-        Column("item", "INT", "Index of the item"),
-        Column("context", "INT", "Index of the context"),
-    ),
+    (RUN_ID, *EDGE),
     key=("run_id", "context"),
 )
 
@@ -202,9 +197,7 @@ EMBEDDINGS = Table(
     "Final embedding of each node.",
     (
         RUN_ID,
-        NODE_TYPE,
-        NODE_ID,
-        EXTERNAL_ID,
+        *NODE,
         Column("embedding", "ARRAY<FLOAT>", "Unit length where the model normalises, [embedding_size]"),
         Column("prior", "FLOAT", "Added to an inner product with a context's embedding; 0 without a prior"),
     ),
@@ -219,9 +212,7 @@ CODES = Table(
     (
         RUN_ID,
         Column("code_bits", "INT", "Width of the code in bits"),
-        NODE_TYPE,
-        NODE_ID,
-        EXTERNAL_ID,
+        *NODE,
         Column(
             "code",
             "ARRAY<BIGINT>",
@@ -250,15 +241,29 @@ LSH_BUCKETS = Table(
 
 RELATED = Table(
     "related",
-    "For every item its nearest items by inner product of embeddings.",
+    "For every item its nearest items by cosine of embeddings.",
     (
         RUN_ID,
         Column("item_id", "STRING", "External id of the item"),
-        Column("rank", "INT", "1 is nearest; ties by node_id"),
+        RANK,
         Column("related_id", "STRING", "External id of the related item"),
-        Column("score", "FLOAT", "Inner product of the two embeddings"),
+        Column("score", "FLOAT", "Cosine of the two embeddings"),
     ),
     key=("run_id", "item_id", "rank"),
+    checks={"rank_positive": "rank >= 1"},
+)
+
+RECOMMENDATIONS = Table(
+    "recommendations",
+    "For every context the items that it has not touched, by score; of models that embed contexts.",
+    (
+        RUN_ID,
+        Column("context_id", "STRING", "External id of the context"),
+        RANK,
+        Column("item_id", "STRING", "External id of the item"),
+        Column("score", "FLOAT", "Inner product of the two embeddings + the item's prior"),
+    ),
+    key=("run_id", "context_id", "rank"),
     checks={"rank_positive": "rank >= 1"},
 )
 
@@ -388,14 +393,14 @@ EVALUATION = Table(
 ALWAYS_PUBLISHED: Final = (NODES, EMBEDDINGS, CODES, LSH_BUCKETS, RELATED)
 """Tables that every published run has."""
 
-PUBLISHED: Final = (*ALWAYS_PUBLISHED, NEIGHBORHOODS)
+PUBLISHED: Final = (*ALWAYS_PUBLISHED, NEIGHBORHOODS, RECOMMENDATIONS)
 """Tables that become visible together."""
 
 TABLES: Final[dict[str, Table]] = {
     table.name: table
     for table in (
         NODES, EDGES, HOLDOUT, FEATURES, QUARANTINE, NEIGHBORHOODS, REPRESENTATIONS, EMBEDDINGS,
-        CODES, LSH_BUCKETS, RELATED, RUN_METRICS, RUNS, STAGE_LOG, LEASES, PUBLICATIONS,
-        GRAPH_PROFILE, EVALUATION,
+        CODES, LSH_BUCKETS, RELATED, RECOMMENDATIONS, RUN_METRICS, RUNS, STAGE_LOG, LEASES,
+        PUBLICATIONS, GRAPH_PROFILE, EVALUATION,
     )
 }  # fmt: skip

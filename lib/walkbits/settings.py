@@ -268,6 +268,14 @@ class Index(Section):
     """Bands and probes."""
     num_related: Annotated[int, Field(ge=1, le=1000)] = 20
     """Related items published per item."""
+    num_recommended: Annotated[int, Field(ge=0, le=1000)] = 20
+    """Items published per context, where the model embeds contexts. 0 publishes none; 10 to 100."""
+    exact: Literal["auto", "always", "never"] = "auto"
+    """How related and recommended items are found. always: by a scan of all items; never: only in cells near
+    the query, as many as `target_recall` takes; auto: by cells where they score far fewer. Tiny batches are
+    scanned."""
+    target_recall: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.97
+    """Share of the exact lists that a search by cells must find, measured on a keyed sample. 0.9 to 0.99."""
 
     @model_validator(mode="after")
     def _lsh_bits_is_published(self) -> Index:

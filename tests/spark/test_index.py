@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from chispa import assert_df_equality
 from pyspark.errors import PythonException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from walkbits import schemas
+from walkbits.arrays.mapped import save_array
 from walkbits.arrays.places import Place, place_of
-from walkbits.errors import EmptyInputError, InputError
+from walkbits.errors import ConfigError, EmptyInputError, InputError
 from walkbits.index.buckets import buckets_from_codes, buckets_of
 from walkbits.index.codes import codes_from_embeddings, encode, pack_bits, pack_bits_sql, rotation
 from walkbits.index.exact import QUERY_BLOCK, top_k
-from walkbits.index.related import related_items
+from walkbits.index.nearest import Plan
+from walkbits.index.related import Seen, recommended_items, related_items
 from walkbits.settings import Index, Lsh
+from walkbits.tables.external_ids import ExternalIds
+from walkbits.tables.rows import Rows
 
 SIZE, NUM_ITEMS, NUM_CONTEXTS = 24, 2 * QUERY_BLOCK + 40, 60
 INDEX = Index(code_bits=(64, 192), lsh_bits=192, lsh=Lsh(band_bits=12))
@@ -100,19 +106,91 @@ def test_buckets_equal_the_pure_function(spark: SparkSession, lsh_bits: int, ban
     }  # fmt: skip
 
 
+def names(spark: SparkSession, folder: Place) -> ExternalIds:
+    """Those of `embeddings`."""
+    rows = [(node, f"n{len(X) - node}") for node in range(len(X))]
+    return ExternalIds.write(Rows.of(spark.createDataFrame(rows, "node bigint, name string")), len(X), folder)
+
+
+def related(
+    nodes: DataFrame, folder: Path, index: Index, num_items: int = NUM_ITEMS, size: int = SIZE
+) -> tuple[DataFrame, Plan]:
+    spark = nodes.sparkSession
+    rows = Rows.of(items(nodes).select("node_id", "embedding"))
+    named = names(spark, folder / "names")
+    found, plan = related_items(spark, rows, num_items, size, named, index, 3, place_of(str(folder)))
+    return found.to_frame(), plan
+
+
+def expected_lists(spark: SparkSession, found: np.ndarray, scores: np.ndarray) -> DataFrame:
+    """Lists by node as rows of table `related`."""
+    rows = [
+        (f"n{len(X) - node}", rank + 1, f"n{len(X) - other}", float(score))
+        for node, (others, own) in enumerate(zip(found.tolist(), scores, strict=True))
+        for rank, (other, score) in enumerate(zip(others, own, strict=True))
+    ]
+    return spark.createDataFrame(rows, "item_id string, rank int, related_id string, score float")
+
+
 def test_related_items_are_the_exact_lists(spark: SparkSession, tmp_path: Path) -> None:
-    related = related_items(spark, items(embeddings(spark, 3)), 10, tmp_path)
-    assert related.columns == [name for name in schemas.RELATED.names if name != "run_id"]
-    found = related.toPandas().sort_values(["item_id", "rank"])
+    found, plan = related(embeddings(spark, 3), tmp_path, Index(num_related=10))
     itself = (np.arange(NUM_ITEMS + 1), np.arange(NUM_ITEMS))
-    expected, scores = top_k(X[:NUM_ITEMS], X[:NUM_ITEMS], 10, itself)
-    lists = found.groupby("item_id")
-    assert lists.ngroups == NUM_ITEMS
-    for item, listed in lists:
-        node = len(X) - int(item[1:])
-        assert listed["rank"].tolist() == list(range(1, 11))
-        assert [len(X) - int(one[1:]) for one in listed["related_id"]] == expected[node].tolist()
-        np.testing.assert_array_equal(listed["score"].to_numpy(np.float32), scores[node])
+    expected = expected_lists(spark, *top_k(X[:NUM_ITEMS], X[:NUM_ITEMS], 10, itself))
+    assert_df_equality(found, expected, ignore_row_order=True, ignore_nullable=True)
+    assert (plan.gap, plan.recall) == (None, 1.0)
+
+
+@pytest.mark.parametrize("recall", [0.6, 0.9])
+def test_a_search_by_cells_finds_what_it_expects(spark: SparkSession, tmp_path: Path, recall: float) -> None:
+    index = Index(num_related=10, exact="never", target_recall=recall)
+    lists, plan = related(embeddings(spark, 3), tmp_path, index)
+    itself = (np.arange(NUM_ITEMS + 1), np.arange(NUM_ITEMS))
+    exact = expected_lists(spark, *top_k(X[:NUM_ITEMS], X[:NUM_ITEMS], 10, itself))
+    found = lists.cache()
+    assert found.count() == found.select("item_id", "rank").distinct().count() == NUM_ITEMS * 10
+    assert found.where("item_id = related_id").count() == 0
+    share = found.join(exact, ["item_id", "related_id", "score"]).count() / exact.count()
+    assert plan.gap is not None
+    assert recall <= plan.recall
+    assert plan.scored < NUM_ITEMS
+    assert share == pytest.approx(plan.recall, abs=0.03)
+
+
+def test_recommended_items_add_the_prior_and_leave_out_what_was_seen(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    prior = -np.arange(NUM_ITEMS, dtype=np.float32) / NUM_ITEMS
+    rng = np.random.default_rng(1)
+    touched = [
+        np.sort(rng.choice(NUM_ITEMS, size, replace=False)) for size in rng.integers(0, 9, NUM_CONTEXTS)
+    ]
+    touched[4] = np.arange(NUM_ITEMS - 3)  # fewer than k are left
+    seen = Seen(tmp_path / "indptr.npy", tmp_path / "indices.npy")
+    save_array(seen.indptr, np.cumsum([0, *map(len, touched)]))
+    save_array(seen.indices, np.concatenate(touched).astype(np.int32))
+    nodes = embeddings(spark, 3).withColumn("prior", (-F.col("node_id") / NUM_ITEMS).cast("float"))
+    rows = {
+        kind: Rows.of(nodes.where(F.col("node_type") == kind).select("node_id", "embedding", "prior"))
+        for kind in (schemas.ITEM, schemas.CONTEXT)
+    }
+    scores = X[NUM_ITEMS:].astype(np.float64) @ X[:NUM_ITEMS].T + prior
+    for context, own in enumerate(touched):
+        scores[context, own] = -np.inf
+    for exact in ("always", "never"):
+        found, _ = recommended_items(
+            spark, rows["item"], rows["context"], NUM_ITEMS, NUM_CONTEXTS, SIZE, seen,
+            names(spark, tmp_path / exact), Index(num_recommended=6, exact=exact, target_recall=0.99), 3, tmp_path / exact,
+        )  # fmt: skip
+        listed = found.to_frame().orderBy("rank").collect()
+        hits = 0
+        for context, own in enumerate(touched):
+            mine = [row for row in listed if row["context_id"] == f"n{len(X) - NUM_ITEMS - context}"]
+            assert [row["rank"] for row in mine] == list(range(1, min(6, NUM_ITEMS - len(own)) + 1))
+            items_ = [len(X) - int(row["item_id"][1:]) for row in mine]
+            np.testing.assert_allclose([row["score"] for row in mine], scores[context, items_], atol=1e-6)
+            best = np.argsort(-scores[context], kind="stable")[: len(mine)]
+            hits += len(set(best.tolist()) & set(items_))
+        assert hits / len(listed) >= (1 if exact == "always" else 0.97)
 
 
 @pytest.mark.parametrize("partitions", [1, 5])
@@ -121,7 +199,12 @@ def test_nothing_depends_on_partitioning_row_order_or_place(
 ) -> None:
     def fingerprints(nodes: DataFrame, folder: Place) -> list[tuple[int, int]]:
         codes = codes_from_embeddings(nodes, INDEX, seed=2)
-        tables = codes, buckets_from_codes(codes, INDEX), related_items(spark, items(nodes), 7, folder)
+        tables = [codes, buckets_from_codes(codes, INDEX)]
+        for exact in ("always", "never"):
+            index = Index(num_related=7, exact=exact, target_recall=0.8)
+            rows, place = Rows.of(items(nodes).select("node_id", "embedding")), folder / exact
+            named = names(spark, place / "names")
+            tables.append(related_items(spark, rows, NUM_ITEMS, SIZE, named, index, 3, place)[0].to_frame())
         return [
             tuple(table.agg(F.count("*"), F.expr("bit_xor(xxhash64(*))")).collect()[0]) for table in tables
         ]
@@ -139,24 +222,29 @@ def test_nothing_depends_on_partitioning_row_order_or_place(
     assert shuffled == plain
 
 
-def test_a_small_catalogue_lists_all_others(spark: SparkSession, tmp_path: Path) -> None:
-    few = items(embeddings(spark, 2)).where("node_id < 3")
-    found = related_items(spark, few, 10, tmp_path / "three").collect()
-    assert sorted((row["item_id"], row["rank"]) for row in found) == sorted(
-        (f"n{len(X) - node}", rank) for node in range(3) for rank in (1, 2)
+@pytest.mark.parametrize("exact", ["auto", "always", "never"])
+@pytest.mark.parametrize("count", [1, 2, 3, 10])
+def test_a_small_catalogue_lists_all_others(
+    spark: SparkSession, tmp_path: Path, count: int, exact: Literal["auto", "always", "never"]
+) -> None:
+    few = embeddings(spark, 2).where(F.col("node_id") < count)
+    found, _ = related(few, tmp_path, Index(num_related=10, exact=exact), num_items=count)
+    assert sorted((row["item_id"], row["rank"]) for row in found.collect()) == sorted(
+        (f"n{len(X) - node}", rank) for node in range(count) for rank in range(1, count)
     )
-    assert related_items(spark, few.where("node_id < 1"), 10, tmp_path / "one").collect() == []
 
 
 def test_related_refuses_what_it_cannot_rank(spark: SparkSession, tmp_path: Path) -> None:
-    nodes = items(embeddings(spark, 2))
+    nodes = embeddings(spark, 2)
     with pytest.raises(EmptyInputError, match="embeddings"):
-        related_items(spark, nodes.limit(0), 5, tmp_path)
+        related(nodes.limit(0), tmp_path, INDEX, num_items=0)
     with pytest.raises(InputError, match="each once"):
-        related_items(spark, nodes.where("node_id != 4"), 5, tmp_path)
+        related(nodes.where("node_id != 4"), tmp_path, INDEX)
     ragged = F.when(F.col("node_id") == 2, F.slice("embedding", 1, 3)).otherwise(F.col("embedding"))
-    with pytest.raises(InputError, match="one size"):
-        related_items(spark, nodes.withColumn("embedding", ragged), 5, tmp_path)
+    with pytest.raises(PythonException, match="one size"):
+        related(nodes.withColumn("embedding", ragged), tmp_path, INDEX)
+    with pytest.raises(ConfigError, match="target_recall"):
+        related(nodes, tmp_path, Index(num_related=10, exact="never", target_recall=0.9999999))
 
 
 def test_codes_of_nothing_are_refused(spark: SparkSession) -> None:

@@ -10,7 +10,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from walkbits.arrays.places import place_of
 from walkbits.errors import WalkbitsError
-from walkbits.inference.external_ids import ExternalIds
+from walkbits.tables.external_ids import ExternalIds
 from walkbits.tables.rows import Rows
 
 COUNT = 140_000

@@ -60,6 +60,7 @@ NEIGHBORS = {
     run_id: random_rows(np.random.default_rng(len(ITEMS) + seed), len(ITEMS), len(ITEMS), 5)
     for seed, run_id in enumerate((PREVIOUS, LIVE))
 }
+RECOMMENDED = (9, 5, 30)
 NEIGHBORS[LIVE][4] = ([58, 1, 0], [16_909_060, 300, 1])  # each byte of an int32
 
 
@@ -92,6 +93,15 @@ def published(spark: SparkSession) -> None:
                         "related_id": IDS[other], "score": -score,
                     }
                 )  # fmt: skip
+    rows["recommendations"] = [
+        {
+            "run_id": run_id, "context_id": IDS[context], "rank": rank,
+            "item_id": IDS[other], "score": 1 / rank,
+        }
+        for run_id in (PREVIOUS, LIVE, ABANDONED)
+        for context in run_nodes(run_id)[-3:]
+        for rank, other in enumerate(RECOMMENDED, 1)
+    ]  # fmt: skip
     rows["neighborhoods"] = [
         {"run_id": run_id, "relation": "item_from_item", "node": row}
         | {"neighbors": packed(neighbors), "visits": packed(visits)}
@@ -184,6 +194,15 @@ def test_related_items(spark: SparkSession) -> None:
         ]
         assert [line["score"] for line in found] == pytest.approx([-score for score, _ in order], abs=1e-6)
     assert ask(spark, "related_items", item_id="nobody'; --") == []
+
+
+@pytest.mark.usefixtures("published")
+def test_recommended_items(spark: SparkSession) -> None:
+    found = ask(spark, "recommended_items", context_id=IDS[NODES[-2]])
+    assert [tuple(line) for line in found] == [
+        (rank, IDS[other], name(other), pytest.approx(1 / rank)) for rank, other in enumerate(RECOMMENDED, 1)
+    ]
+    assert ask(spark, "recommended_items", context_id="nobody'; --") == []
 
 
 @pytest.mark.usefixtures("published")

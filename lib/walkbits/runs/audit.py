@@ -252,7 +252,7 @@ def _related(store: Store, run_id: str, num_items: int, num_related: int) -> Ite
         F.count_if(F.col("item_id") == F.col("related_id")).alias("own"),
         F.count_if((F.col("rank") < 1) | (F.col("rank") > num_related)).alias("bad_rank"),
     ).collect()[0]  # fmt: skip
-    expected = num_items * min(num_related, num_items - 1)
+    expected = num_items * min(num_related, max(num_items - 1, 0))
     if row["rows"] != expected or row["keys"] != expected:
         yield f"related must hold {expected} distinct (item, rank), got {row['keys']} in {row['rows']} rows"
     if row["own"] or row["bad_rank"]:

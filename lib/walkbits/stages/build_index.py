@@ -1,14 +1,21 @@
-"""Stage `build_index`: committed embeddings to codes, codes to buckets, embeddings to related items."""
+"""Stage `build_index`: committed embeddings to codes, codes to buckets, embeddings to top lists."""
 
 from __future__ import annotations
 
 from pyspark.sql import functions as F
 
+from walkbits.arrays.places import Place
 from walkbits.index.buckets import buckets_from_codes
 from walkbits.index.codes import codes_from_embeddings
-from walkbits.index.related import related_items
+from walkbits.index.nearest import Plan
+from walkbits.index.related import Seen, recommended_items, related_items
+from walkbits.models.card import read_card
 from walkbits.runs.stage import Stage, StageRun
-from walkbits.schemas import CODES, EMBEDDINGS, ITEM, LSH_BUCKETS, RELATED
+from walkbits.schemas import CODES, CONTEXT, EMBEDDINGS, ITEM, LSH_BUCKETS, NODES, RECOMMENDATIONS, RELATED
+from walkbits.stages.build_neighborhoods import GRAPH, num_nodes
+from walkbits.stages.reuse import MODEL
+from walkbits.tables.external_ids import ExternalIds
+from walkbits.tables.rows import Rows
 from walkbits.tables.store import Written
 
 
@@ -21,17 +28,56 @@ def run(context: StageRun) -> list[Written]:
     committed = store.read(CODES, run_id=run_id, code_bits=config.index.lsh_bits)
     buckets = buckets_from_codes(committed.where(F.col("node_type") == ITEM), config.index)
     written.append(store.write(LSH_BUCKETS, buckets, run_id))
-    items = embeddings.where(F.col("node_type") == ITEM)
-    with context.scratch("related") as scratch:
-        related = related_items(context.spark, items, config.index.num_related, scratch)
-        # A single item has none.
-        written.append(store.write(RELATED, related, run_id, allow_empty=True))
+    with context.scratch("index") as scratch:
+        written += _top_lists(context, scratch)
     return written
+
+
+def _top_lists(context: StageRun, scratch: Place) -> list[Written]:
+    """Related items of every item, and where contexts have embeddings, recommended items of every context."""
+    spark, store, run_id, config = context.spark, context.store, context.run_id, context.config
+    counts = num_nodes(context)
+    nodes = store.scan(NODES, ("node_id", "external_id"), run_id=run_id)
+    names = ExternalIds.write(nodes, sum(counts.values()), scratch / "names")
+    size = store.read(EMBEDDINGS, run_id=run_id).select(F.size("embedding")).first()
+    width = size[0] if size else 0
+    network = read_card(context.artifacts(MODEL)).network
+
+    def embedded(node_type: str) -> Rows:
+        return store.scan(EMBEDDINGS, ("node_id", "embedding", "prior"), run_id=run_id, node_type=node_type)
+
+    related, plan = related_items(
+        spark, embedded(ITEM), counts[ITEM], width, names, config.index, config.seed, scratch / "related",
+        normalise=not network.outputs[ITEM].normalise,
+    )  # fmt: skip
+    # One item has no other that could be related to it.
+    written = [store.write_rows(RELATED, [related], run_id, allow_empty=counts[ITEM] == 1)]
+    plans = {"related": plan}
+    if CONTEXT in network.outputs and counts[CONTEXT] and config.index.num_recommended:
+        graph = context.artifacts(GRAPH)
+        seen = Seen(graph / "context_indptr.npy", graph / "context_indices.npy")
+        lists, plans["recommendations"] = recommended_items(
+            spark, embedded(ITEM), embedded(CONTEXT), counts[ITEM], counts[CONTEXT], width, seen, names,
+            config.index, config.seed, scratch / "recommendations",
+        )  # fmt: skip
+        written.append(store.write_rows(RECOMMENDATIONS, [lists], run_id, allow_empty=True))
+    context.measure(
+        {name: figure for kind, plan in plans.items() for name, figure in _figures(kind, plan).items()}
+    )
+    return written
+
+
+def _figures(kind: str, plan: Plan) -> dict[str, tuple[float, str]]:
+    return {
+        f"search_recall[{kind}]": (plan.recall, "ratio"),
+        f"items_scored[{kind}]": (plan.scored, "rows"),
+        f"scanned[{kind}]": (float(plan.gap is None), "ratio"),
+    }
 
 
 STAGE = Stage(
     name="build_index",
-    after=("infer_layers",),
+    after=("build_neighborhoods", "train_model", "infer_layers"),
     settings=lambda config: (config.index,),
     run=run,
 )

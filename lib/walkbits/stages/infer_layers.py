@@ -18,7 +18,6 @@ from walkbits.arrays.places import Place
 from walkbits.errors import ModelError
 from walkbits.graph.csr import BipartiteCsr, read_meta
 from walkbits.graph.relations import edge_neighborhoods
-from walkbits.inference.external_ids import ExternalIds
 from walkbits.inference.layers import infer
 from walkbits.inference.plan import explained, plan_updates
 from walkbits.ingest.features import feature_schema_hash
@@ -29,6 +28,7 @@ from walkbits.runs.stage import Parts, Stage, StageRun
 from walkbits.schemas import CONTEXT, EMBEDDINGS, FEATURES, ITEM, NEIGHBORHOODS, NODES, REPRESENTATIONS
 from walkbits.stages.build_neighborhoods import GRAPH, num_nodes
 from walkbits.stages.reuse import MODEL, SPACE
+from walkbits.tables.external_ids import ExternalIds
 from walkbits.tables.rows import Batches, Rows
 from walkbits.tables.store import Store, Written
 from walkbits.types import F64, I32, NodeType

@@ -210,7 +210,9 @@ class Store:
             known.files[place] = files
         return known.files[place]
 
-    def write_rows(self, table: Table, parts: Sequence[Rows], run_id: str, **partition: Any) -> Written:
+    def write_rows(
+        self, table: Table, parts: Sequence[Rows], run_id: str, allow_empty: bool = False, **partition: Any
+    ) -> Written:
         """`write`, of rows that Python tasks make.
 
         Where hosts reach the table's folder by its path, the tasks write its files and Delta commits them:
@@ -219,6 +221,7 @@ class Store:
 
         Args:
             parts: Each with all columns but those of the partition.
+            allow_empty: As for `write`.
 
         Raises:
             EmptyInputError: no rows.
@@ -227,7 +230,7 @@ class Store:
         self.ensure(table)
         fixed = {RUN_ID.name: run_id, **partition}
         if not self._log(table).on_local_disk():
-            return self.write(table, union_of(parts), run_id, **partition)
+            return self.write(table, union_of(parts), run_id, allow_empty, **partition)
         place = predicate(fixed)
         # escaped as Spark does: both ways of writing know a partition by one folder
         folder = "/".join(f"{name}={quote(str(fixed[name]), safe='')}" for name in table.partition_by)
@@ -239,7 +242,10 @@ class Store:
         hit(f"{table.name}.written")
         rows = sum(file.rows for file in files)
         if not rows:
-            raise empty(table, run_id)
+            if not allow_empty:
+                raise empty(table, run_id)
+            nothing = self.spark.createDataFrame([], table.schema)
+            return self.write(table, nothing, run_id, allow_empty, **partition)
         commit_of = self.commits.of_run if transaction.newest == NEVER else self._replacing
         with commit_of(table, run_id):
             version = transaction.replace(place, fixed, files, number)

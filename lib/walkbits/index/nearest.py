@@ -1,0 +1,373 @@
+"""Top-k for a batch of queries inside the workers: a scan of all items, or a search by cells.
+
+Vectors are mapped once per host; a task takes blocks of queries. Nothing is joined pair by pair, and
+nothing that grows with the catalogue passes through the driver. A search by cells (index.cells) trains
+its centroids in one task, then measures on a keyed sample of queries which cells hold their exact
+lists, and so chooses how many each query scores.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
+
+import numpy as np
+import pyarrow as pa
+from pyspark.sql import SparkSession
+
+from walkbits import settings
+from walkbits.arrays.mapped import ArrayWriter, create_array, open_array, save_array
+from walkbits.arrays.places import Place
+from walkbits.errors import ConfigError
+from walkbits.index.cells import nearest_cells, num_cells, sampled, search, train, within
+from walkbits.index.exact import QUERY_BLOCK, Items, top_k
+from walkbits.tables.rows import Batches, Rows
+from walkbits.types import F32, F64, I64
+
+LOG = logging.getLogger("walkbits")
+
+_SCAN_PAIRS: Final = 1 << 30
+"""Pairs that are scanned in about two seconds of a core: cells would take as long to be made."""
+_MAX_CELLS: Final = 64
+"""Cells that a query may score, at most."""
+_CELL_COST: Final = 4
+"""What a pair scored by cells costs beside one that is scanned: small products, scattered rows."""
+_SAMPLE: Final = 400
+_PARTS_PER_CORE: Final = 4
+"""Several tasks per core even out their lengths; a task costs little beside a block."""
+
+LISTS: Final = "query BIGINT, item BIGINT, rank INT, score FLOAT"
+
+
+class Excluded(Protocol):
+    """Which items must not appear in a query's list; travels to the tasks."""
+
+    def of(self, queries: I64) -> tuple[I64, I64]:
+        """As `exact.top_k` takes them."""
+
+
+@dataclass(frozen=True)
+class Itself:
+    """Queries are the items: none is in its own list."""
+
+    def of(self, queries: I64) -> tuple[I64, I64]:
+        return np.arange(len(queries) + 1), queries
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What is asked.
+
+    Attributes:
+        queries: fp32 [num_queries, d], mapped; the same array as `items` when items ask for items.
+        items: fp32 [num_items, d], mapped.
+        longest: length of the longest item.
+        k: length of the lists; where fewer items are allowed, a list is shorter.
+    """
+
+    queries: Place
+    items: Place
+    num_queries: int
+    num_items: int
+    longest: float
+    k: int
+    excluded: Excluded
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a batch is searched, and what to expect of it.
+
+    Attributes:
+        gap: which cells a query scores; None scans all items.
+        recall: share of the exact lists that the plan finds, on the sample.
+        scored: items scored per query.
+        curve: (gap, recall, scored) at several gaps.
+    """
+
+    gap: float | None
+    recall: float = 1.0
+    scored: float = 0.0
+    curve: tuple[tuple[float, float, float], ...] = field(default=(), compare=False)
+
+
+def nearest(
+    spark: SparkSession, batch: Batch, rules: settings.Index, seed: int, folder: Place
+) -> tuple[Rows, Plan]:
+    """Lists of the k items of largest inner product with each query, ties by item.
+
+    Scores are those of `exact.top_k`. Neither the lists nor the choice between scan and cells depend
+    on partitions.
+
+    Args:
+        rules: `exact` and `target_recall` choose the plan.
+        folder: scratch storage that driver and executors reach, until the rows are written.
+
+    Returns:
+        Rows of `LISTS`, rank from 1; and the plan.
+
+    Raises:
+        ConfigError: `exact: never`, and no number of cells reaches the recall.
+    """
+    plan = Plan(None, scored=float(batch.num_items))
+    pairs = batch.num_queries * batch.num_items
+    if rules.exact != "always" and (rules.exact == "never" or pairs > _SCAN_PAIRS) and batch.num_items > 1:
+        cells = _build_cells(spark, batch, seed, folder)
+        plan = _choose(spark, cells, rules, seed)
+        if plan.gap is not None:
+            LOG.info("search=cells recall=%.4f scored=%.0f of=%d", plan.recall, plan.scored, batch.num_items)
+            return _by_cells(spark, cells, plan.gap), plan
+    LOG.info("search=scan recall=1 scored=%d of=%d", batch.num_items, batch.num_items)
+    blocks = -(-batch.num_queries // QUERY_BLOCK)
+    return _numbered(spark, blocks).then(_Scan(batch).run, LISTS), plan
+
+
+@dataclass(frozen=True)
+class _Cells:
+    """Arrays of one search by cells."""
+
+    batch: Batch
+    folder: Place
+
+    @property
+    def count(self) -> int:
+        return num_cells(self.batch.num_items)
+
+    @property
+    def probes(self) -> int:
+        return min(_MAX_CELLS, self.count)
+
+    @property
+    def same(self) -> bool:
+        return self.batch.queries == self.batch.items
+
+    def near(self, what: str) -> tuple[Place, Place]:
+        """Nearest cells of the queries or the items, and the cosines."""
+        what = "items" if self.same else what
+        return self.folder / f"{what}_near.npy", self.folder / f"{what}_cosines.npy"
+
+    def order(self, what: str) -> tuple[Place, Place]:
+        """Who is in each cell: order [n] and starts [cells + 1]."""
+        what = "items" if self.same else what
+        return self.folder / f"{what}_order.npy", self.folder / f"{what}_starts.npy"
+
+    @property
+    def centroids(self) -> Place:
+        return self.folder / "centroids.npy"
+
+    @property
+    def by_cell(self) -> Place:
+        return self.folder / "by_cell.npy"
+
+    def layout(self) -> tuple[I64, Items]:
+        """Starts of the cells, and the items by cell."""
+        order, starts = (open_array(place) for place in self.order("items"))
+        return starts, Items(open_array(self.by_cell), order)
+
+
+def _build_cells(spark: SparkSession, batch: Batch, seed: int, folder: Place) -> _Cells:
+    cells = _Cells(batch, folder)
+
+    def make_centroids(_: int) -> None:
+        save_array(cells.centroids, train(open_array(batch.items), batch.longest, seed))
+
+    _each(spark, 1, make_centroids)
+    sides = {"items": (batch.items, batch.num_items)}
+    if not cells.same:
+        sides["queries"] = (batch.queries, batch.num_queries)
+    for what, (place, count) in sides.items():
+        probes = cells.probes if what == "queries" or cells.same else 1
+        assign = _Assign(cells, what, place, probes)
+        for array, dtype in zip(cells.near(what), (np.int32, np.float32), strict=True):
+            create_array(array, (count, probes), dtype)
+        _each(spark, -(-count // _Assign.rows), assign.run)
+
+    def order_members(number: int) -> None:
+        what = [*sides][number]
+        home = open_array(cells.near(what)[0])[:, 0]
+        order = np.argsort(home, kind="stable")
+        starts = np.searchsorted(home[order], np.arange(cells.count + 1))
+        for place, values in zip(cells.order(what), (order, starts), strict=True):
+            save_array(place, values.astype(np.int64))
+
+    _each(spark, len(sides), order_members)
+    width = open_array(cells.centroids).shape[1] - 1
+    create_array(cells.by_cell, (batch.num_items, width), np.float32)
+
+    def lay_out(block: int) -> None:
+        stretch = slice(block * _Assign.rows, (block + 1) * _Assign.rows)
+        order = open_array(cells.order("items")[0])[stretch]
+        with ArrayWriter(cells.by_cell) as file:
+            file.write_run(stretch.start, open_array(batch.items)[order])
+
+    _each(spark, -(-batch.num_items // _Assign.rows), lay_out)
+    return cells
+
+
+@dataclass(frozen=True)
+class _Assign:
+    """Writes the nearest cells of a block of vectors."""
+
+    cells: _Cells
+    what: str
+    place: Place
+    probes: int
+
+    rows = 1 << 13
+
+    def run(self, block: int) -> None:
+        start = block * self.rows
+        vectors = np.ascontiguousarray(open_array(self.place)[start : start + self.rows])
+        longest = self.cells.batch.longest if self.what == "items" else None
+        found = nearest_cells(vectors, open_array(self.cells.centroids), self.probes, longest)
+        for array, values in zip(self.cells.near(self.what), found, strict=True):
+            with ArrayWriter(array) as file:
+                file.write_run(start, values)
+
+
+def _choose(spark: SparkSession, cells: _Cells, rules: settings.Index, seed: int) -> Plan:
+    """The smallest gap that reaches the target on a sample, and by its standard error beyond; or a scan."""
+    batch = cells.batch
+    queries = sampled(batch.num_queries, _SAMPLE, seed)
+    blocks = np.array_split(queries, min(len(queries), _PARTS_PER_CORE * _cores(spark)))
+
+    def measure(number: int) -> list[dict[str, Any]]:
+        rows = blocks[number]
+        vectors = np.ascontiguousarray(open_array(batch.queries)[rows])
+        lists, _ = top_k(vectors, open_array(batch.items), batch.k, batch.excluded.of(rows), batch.longest)
+        starts = open_array(cells.order("items")[1])
+        home = open_array(cells.near("items")[0])[:, 0]
+        near, cosines = (open_array(place)[rows] for place in cells.near("queries"))
+        needed = np.full(lists.shape, np.inf)  # the gap at which an item of the exact list is scored
+        for row, place in np.argwhere(lists >= 0):
+            at = np.flatnonzero(near[row] == home[lists[row, place]])
+            if len(at):
+                needed[row, place] = cosines[row, 0] - cosines[row, at[0]]
+        return [
+            {
+                "query": int(query), "needed": needed[i][lists[i] >= 0].tolist(),
+                "gaps": (cosines[i, 0] - cosines[i]).tolist(), "sizes": np.diff(starts)[near[i]].tolist(),
+            }
+            for i, query in enumerate(rows)
+        ]  # fmt: skip
+
+    schema = "query BIGINT, needed ARRAY<DOUBLE>, gaps ARRAY<DOUBLE>, sizes ARRAY<BIGINT>"
+    seen = sorted(_each(spark, len(blocks), measure, schema), key=lambda row: row["query"])
+    lists = [np.array(row["needed"]) for row in seen if row["needed"]]
+    gaps, sizes = np.array([row["gaps"] for row in seen]), np.array([row["sizes"] for row in seen])
+    curve = [_point(gap, lists, gaps, sizes) for gap in _gaps(gaps)]
+    target = rules.target_recall
+    enough = [(gap, recall, scored) for gap, recall, error, scored in curve if recall - error >= target]
+    kept = tuple((gap, recall, scored) for gap, recall, _, scored in curve)
+    scan = Plan(None, 1.0, float(batch.num_items), kept)
+    if not enough:
+        if rules.exact == "never":
+            raise ConfigError(
+                f"index.target_recall must be at most {curve[-1][1]:.4f}, the recall of {cells.probes} cells "
+                f"a query, got {target:g}; lower it, or set index.exact to auto"
+            )
+        return scan
+    gap, recall, scored = enough[0]
+    dear = _CELL_COST * (scored + cells.count) >= batch.num_items
+    return scan if dear and rules.exact == "auto" else Plan(gap, recall, scored, kept)
+
+
+def _gaps(gaps: F64) -> F64:
+    """Gaps worth looking at, from the least to one that scores every listed cell."""
+    return np.append(np.unique(np.quantile(gaps, np.linspace(0, 1, 100)).astype(np.float32)), 4.0)
+
+
+def _point(gap: float, lists: list[F64], gaps: F64, sizes: I64) -> tuple[float, float, float, float]:
+    """(gap, mean recall, its standard error, items scored per query)."""
+    shares = np.array([(one <= gap).mean() for one in lists]) if lists else np.ones(1)
+    error = shares.std() / np.sqrt(len(shares))
+    return float(gap), float(shares.mean()), float(error), float((sizes * (gaps <= gap)).sum(axis=1).mean())
+
+
+def _by_cells(spark: SparkSession, cells: _Cells, gap: float) -> Rows:
+    """Tasks take whole cells of queries: which queries are scored together is a matter of the data alone."""
+    starts = open_array(cells.order("queries")[1])
+    parts = min(cells.count, _PARTS_PER_CORE * _cores(spark))
+    bounds = np.searchsorted(starts, np.linspace(0, starts[-1], parts + 1))
+    bounds[0], bounds[-1] = 0, cells.count
+    return _numbered(spark, parts).then(_Search(cells, gap, tuple(bounds.tolist())).run, LISTS)
+
+
+@dataclass(frozen=True)
+class _Search:
+    cells: _Cells
+    gap: float
+    bounds: tuple[int, ...]
+
+    def run(self, batches: Batches) -> Batches:
+        """(number of a part) -> lists of the queries in its cells."""
+        batch = self.cells.batch
+        queries, (starts, items) = open_array(batch.queries), self.cells.layout()
+        members, first = (open_array(place) for place in self.cells.order("queries"))
+        near, cosines = (open_array(place) for place in self.cells.near("queries"))
+        for part in _numbers(batches):
+            for cell in range(self.bounds[part], self.bounds[part + 1]):
+                for begin in range(first[cell], first[cell + 1], QUERY_BLOCK * 4):
+                    rows = members[begin : min(first[cell + 1], begin + QUERY_BLOCK * 4)]
+                    probed = np.where(within(cosines[rows], self.gap), near[rows], np.int32(-1))
+                    excluded = batch.excluded.of(rows)
+                    found = search(queries[rows], probed, starts, items, batch.longest, batch.k, excluded)
+                    yield _lists(rows, *found)
+
+
+@dataclass(frozen=True)
+class _Scan:
+    batch: Batch
+
+    def run(self, batches: Batches) -> Batches:
+        """(number of a block) -> lists of its queries."""
+        batch = self.batch
+        queries, items = open_array(batch.queries), open_array(batch.items)
+        for block in _numbers(batches):
+            rows = np.arange(block * QUERY_BLOCK, min(batch.num_queries, (block + 1) * QUERY_BLOCK))
+            vectors = np.ascontiguousarray(queries[rows[0] : rows[-1] + 1])
+            yield _lists(rows, *top_k(vectors, items, batch.k, batch.excluded.of(rows), batch.longest))
+
+
+def _lists(queries: I64, found: I64, scores: F32) -> pa.RecordBatch:
+    filled = found.ravel() >= 0
+    ranks = np.tile(np.arange(1, found.shape[1] + 1, dtype=np.int32), len(found))
+    return pa.RecordBatch.from_pydict(
+        {
+            "query": np.repeat(queries, found.shape[1])[filled],
+            "item": found.ravel()[filled],
+            "rank": ranks[filled],
+            "score": scores.ravel()[filled],
+        }
+    )
+
+
+def _numbers(batches: Batches) -> Iterator[int]:
+    for batch in batches:
+        yield from batch.column(0).to_pylist()
+
+
+def _cores(spark: SparkSession) -> int:
+    return spark.sparkContext.defaultParallelism
+
+
+def _numbered(spark: SparkSession, count: int) -> Rows:
+    """The numbers 0, ..., count - 1 in tasks."""
+    return Rows.of(spark.range(0, count, 1, max(1, min(count, _PARTS_PER_CORE * _cores(spark)))))
+
+
+def _each(
+    spark: SparkSession, count: int, work: Callable[[int], Any], schema: str = "done BOOLEAN"
+) -> list[Any]:
+    """Call `work` with each number inside tasks; the rows that it returned."""
+    return _numbered(spark, count).then(functools.partial(_run_each, work), schema).to_frame().collect()
+
+
+def _run_each(work: Callable[[int], Any], batches: Batches) -> Batches:
+    for number in _numbers(batches):
+        rows = work(number)
+        if rows:
+            yield pa.RecordBatch.from_pylist(rows)
