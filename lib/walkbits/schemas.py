@@ -164,11 +164,7 @@ NEIGHBORHOODS = Table(
         RUN_ID,
         Column("relation", "STRING", "<target type>_from_<source type>"),
         Column("node", "INT", "Index of the target node"),
-        Column(
-            "neighbors",
-            "BINARY",
-            "little-endian int32 indices of source nodes, by visits / degree^penalty desc, index asc, [<= T]",
-        ),
+        Column("neighbors", "BINARY", "little-endian int32, by visits / degree^penalty, [<= T]"),
         Column("visits", "BINARY", "little-endian int32 counts, same order; weight = visits / their sum"),
     ),
     key=("run_id", "relation", "node"),

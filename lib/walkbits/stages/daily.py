@@ -14,8 +14,10 @@ from typing import Final, TypedDict, Unpack
 
 from pyspark.sql import SparkSession
 
+from walkbits.arrays.places import place_of
 from walkbits.config import Config
 from walkbits.errors import ConfigError
+from walkbits.index.export import Kind, Score
 from walkbits.runs.log import (
     Run,
     check_settings,
@@ -40,6 +42,7 @@ from walkbits.stages import (
 )
 from walkbits.stages import evaluate as evaluation
 from walkbits.stages.audit_run import audit_committed, published_outputs
+from walkbits.stages.export_index import export
 from walkbits.stages.maintain_tables import maintain
 from walkbits.stages.publish_run import PREVIOUS, check_stands, publish, roll_back
 from walkbits.stages.verify import verify_live
@@ -247,6 +250,13 @@ def rollback_run(spark: SparkSession, config: Config, *, run_id: str = PREVIOUS)
 def verify(spark: SparkSession, config: Config) -> None:
     """Hold what the channel shows against its tables, its model and the logs."""
     verify_live(store_of(spark, config), config)
+
+
+def export_index(
+    spark: SparkSession, config: Config, *, output: str, kind: Kind = "flat", score: Score = "item"
+) -> None:
+    """Write the published items as a faiss index for a server; see `walkbits.index.export`."""
+    export(store_of(spark, config), config, kind, score, place_of(output))
 
 
 def maintain_tables(spark: SparkSession, config: Config) -> None:
