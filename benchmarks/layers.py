@@ -39,7 +39,7 @@ from walkbits.runs.cost import cost, spark_stages
 from walkbits.schemas import EMBEDDINGS, FEATURES, NEIGHBORHOODS, NODES, REPRESENTATIONS
 from walkbits.session import get_session
 from walkbits.settings import Inference
-from walkbits.stages.infer_layers import item_features, neighborhoods, with_external_ids
+from walkbits.stages.infer_layers import features_of_nodes, neighborhoods, with_external_ids
 from walkbits.tables.rows import Rows
 from walkbits.tables.store import Store
 from walkbits.tables.vectors import binary_array, float_lists, read_lists, read_vectors
@@ -96,7 +96,7 @@ def write_tables(store: Store, num_nodes: int, run_id: str) -> None:
     schema = "node_id bigint, features binary, neighbors binary, visits binary"
     starts = store.spark.range(0, num_nodes, 4096, numPartitions=store.spark.sparkContext.defaultParallelism)
     rows = starts.mapInArrow(make, schema)
-    store.write(FEATURES, rows.select("node_id", "features"), run_id)
+    store.write(FEATURES, rows.select("node_id", "features"), run_id, node_type="item")
     lists = rows.select(F.col("node_id").cast("int").alias("node"), "neighbors", "visits")
     store.write_rows(NEIGHBORHOODS, [Rows.of(lists)], run_id, relation="item_from_item")
     nodes = store.spark.range(num_nodes).select(
@@ -188,17 +188,18 @@ def engine(
     folder, layers = Path(store.root) / "_layers", Committed(store, run_id)
     group = f"layers {run_id}"
     store.spark.sparkContext.setJobGroup(group, group)
+    pinsage, counts = model(), {"item": num_nodes}
     inferred = infer(
         store.spark,
-        model(),
-        {"item": item_features(store, inputs)},
-        {"item": num_nodes},
+        pinsage,
+        features_of_nodes(store, inputs, pinsage.card.network, counts),
+        counts,
         lambda relation: neighborhoods(store, inputs, relation),
         inference,
         folder,
         layers,
     )
-    named = with_external_ids(store, inputs, inferred.parts, {"item": num_nodes}, folder / "names")
+    named = with_external_ids(store, inputs, inferred.parts, counts, folder / "names")
     store.write_rows(EMBEDDINGS, named, run_id)
     marks = [*layers.marks, time.perf_counter()]
     inferred.model_rows.check()

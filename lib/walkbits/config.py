@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, NonNegativeInt, SerializeAsAny
 
-from walkbits.input_settings import Interactions, Items
+from walkbits.input_settings import Contexts, Impressions, Interactions, Items, NodeTable
 from walkbits.models import DEFAULT, architectures, parse_model
 from walkbits.models.base import ModelSettings
 from walkbits.settings import (
@@ -24,6 +24,7 @@ from walkbits.settings import (
     Training,
     Walks,
 )
+from walkbits.types import NodeType
 
 
 class Config(Section):
@@ -44,8 +45,12 @@ class Config(Section):
     """Seed of every draw."""
     interactions: Interactions
     """Required: who touched what."""
-    items: Items
-    """Required: the item table."""
+    items: Items | None = None
+    """The item table. Without it the items are those of the interactions, without names."""
+    contexts: Contexts | None = None
+    """A table of users, boards or baskets. Without it the contexts are those of the interactions."""
+    impressions: Impressions | None = None
+    """What was shown and not taken."""
     ingest: Ingest = Ingest()
     features: Features = Features()
     walks: Walks = Walks()
@@ -67,6 +72,11 @@ class Config(Section):
         named = self.interactions.weight is not None
         return named if self.ingest.weighted is None else self.ingest.weighted
 
+    @property
+    def node_tables(self) -> dict[NodeType, NodeTable | None]:
+        """The tables that describe nodes, by type."""
+        return {"item": self.items, "context": self.contexts}
+
 
 _APART = frozenset(
     {
@@ -79,6 +89,8 @@ _APART = frozenset(
         "maintenance",
         "interactions",
         "items",
+        "contexts",
+        "impressions",
     }
 )
 """Sections that change no bit of a run, or of which only some fields do."""
@@ -92,7 +104,8 @@ def deciding(config: Config) -> dict[str, Any]:
         for name, value in config
         if name not in _APART
     }
-    return named | {"items": config.items.model_dump(mode="json", include={"text", "categorical", "numeric"})}
+    tables = {"items": config.items, "contexts": config.contexts}
+    return named | {name: spec.feature_columns for name, spec in tables.items() if spec is not None}
 
 
 def without_credentials(text: str) -> str:

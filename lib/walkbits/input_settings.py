@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import codecs
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
@@ -64,39 +64,94 @@ class Source(Section):
         return self
 
 
-class Interactions(Source):
-    """Who touched what: one row per event."""
+class Events(Source):
+    """Rows of an item and a context."""
 
     item: str = "item_id"
     """Column of the item's id (string or integer)."""
     context: str = "context_id"
     """Column of the context's id: board, user, basket."""
-    weight: str | None = None
-    """Column of a finite weight >= 0; absent means 1 per row.."""
     timestamp: str | None = None
     """Column of the event's time. With it, rows after the end of the run's day are left out."""
     timestamp_unit: Literal["seconds", "milliseconds", "microseconds", "nanoseconds"] | None = None
     """Unit of times that are epoch integers, or such text. Absent: timestamps, dates or ISO text."""
     lookback_days: PositiveInt | None = None
-    """Days of events up to and with the run's day; needs `timestamp`. Absent takes all."""
+    """Days of events up to and with the run's day; needs `timestamp`. Absent takes all, of impressions as
+    many as of interactions."""
 
     @model_validator(mode="after")
-    def _lookback_needs_time(self) -> Interactions:
+    def _lookback_needs_time(self) -> Events:
         if self.lookback_days is not None and self.timestamp is None:
             raise ValueError("lookback_days needs timestamp")
         return self
 
 
-class Items(Source):
-    """The item table: one row per item, features from its columns."""
+class Interactions(Events):
+    """Who touched what: one row per event."""
 
-    item: str = "item_id"
-    """Column of the item's id."""
+    weight: str | None = None
+    """Column of a finite weight >= 0; absent means 1 per row."""
+
+
+class Impressions(Events):
+    """What was shown and not taken: one row per time shown."""
+
+
+class NodeTable(Source):
+    """A table with one row per item or context, and features from its columns."""
+
     name: str | None = None
     """Column shown to people beside the id."""
     text: tuple[str, ...] = ()
-    """Columns of free text, hashed TF-IDF together."""
+    """Columns of free text or lists of it, hashed TF-IDF together. Feature group `text`."""
     categorical: tuple[str, ...] = ()
-    """Columns of labels (strings or integers)."""
+    """Columns of labels or lists of them: text, integers, decimals, booleans, dates, timestamps. Feature
+    group `categorical`."""
     numeric: tuple[str, ...] = ()
-    """Columns of finite numbers, standardised. Nulls become the mean, NaN is bad input."""
+    """Columns of numbers, standardised: finite numbers, booleans as 0 and 1, dates and timestamps as days.
+    Nulls become the mean, NaN is bad input. Feature group `numeric`."""
+    vectors: dict[str, Annotated[int, Field(ge=1, le=65_536)]] = Field(default_factory=dict)
+    """Columns of vectors, e.g. of images, as `name: width`. ARRAY<FLOAT> or ARRAY<DOUBLE>, scaled to unit
+    length; each is a feature group of its own. Rows whose vector is null, of another width or not finite are
+    set aside."""
+
+    @model_validator(mode="after")
+    def _groups_are_distinct(self) -> NodeTable:
+        taken = sorted(self.vectors.keys() & {"text", "categorical", "numeric", "degree"})
+        if taken:
+            raise ValueError(f"vectors must not be named like other feature groups, got {taken}")
+        return self
+
+    @property
+    def id_column(self) -> str:
+        """Column of the node's id."""
+        raise AssertionError(f"{type(self).__name__} must name its id")
+
+    @property
+    def feature_columns(self) -> dict[str, Any]:
+        """The columns that features come from, as JSON values; order matters."""
+        return self.model_dump(mode="json", include={"text", "categorical", "numeric", "vectors"})
+
+
+class Items(NodeTable):
+    """The item table: one row per item."""
+
+    item: str = "item_id"
+    """Column of the item's id (string or integer)."""
+
+    @property
+    def id_column(self) -> str:
+        """Column of the item's id."""
+        return self.item
+
+
+class Contexts(NodeTable):
+    """The context table: one row per user, board or basket."""
+
+    context: str = "context_id"
+    """Column of the context's id (string or integer)."""
+
+    @property
+    def id_column(self) -> str:
+        """Column of the context's id."""
+        return self.context

@@ -133,15 +133,21 @@ HOLDOUT = Table(
     key=("run_id", "context"),
 )
 
+IMPRESSIONS = Table(
+    "impressions",
+    "Pairs that were shown and not taken: none of them is an edge.",
+    (RUN_ID, *EDGE, Column("count", "BIGINT", "Times shown")),
+    key=("run_id", "item", "context"),
+    checks={"count_positive": "count > 0"},
+)
+
 FEATURES = Table(
     "features",
-    "Item features, in the layout the model card names.",
-    (
-        RUN_ID,
-        NODE_ID,
-        Column("features", "BINARY", "little-endian fp32 vector, [feature_width]"),
-    ),
+    "Features of the node types that have any, in the layout of the run's feature space.",
+    (RUN_ID, NODE_TYPE, NODE_ID, Column("features", "BINARY", "little-endian fp32, [feature_width]")),
     key=("run_id", "node_id"),
+    partition_by=("run_id", "node_type"),
+    checks=NODE_TYPE_CHECK,
     compression="uncompressed",
 )
 
@@ -150,7 +156,7 @@ QUARANTINE = Table(
     "Input rows that were set aside, with the reason.",
     (
         RUN_ID,
-        Column("source", "STRING", "interactions or items"),
+        Column("source", "STRING", "interactions, items, contexts or impressions"),
         Column("reason", "STRING", "Rule that the row broke"),
         Column("row", "STRING", "The row as JSON"),
     ),
@@ -395,8 +401,8 @@ PUBLISHED: Final = (*ALWAYS_PUBLISHED, NEIGHBORHOODS, RECOMMENDATIONS)
 TABLES: Final[dict[str, Table]] = {
     table.name: table
     for table in (
-        NODES, EDGES, HOLDOUT, FEATURES, QUARANTINE, NEIGHBORHOODS, REPRESENTATIONS, EMBEDDINGS,
-        CODES, LSH_BUCKETS, RELATED, RECOMMENDATIONS, RUN_METRICS, RUNS, STAGE_LOG, LEASES,
+        NODES, EDGES, HOLDOUT, IMPRESSIONS, FEATURES, QUARANTINE, NEIGHBORHOODS, REPRESENTATIONS,
+        EMBEDDINGS, CODES, LSH_BUCKETS, RELATED, RECOMMENDATIONS, RUN_METRICS, RUNS, STAGE_LOG, LEASES,
         PUBLICATIONS, GRAPH_PROFILE, EVALUATION,
     )
 }  # fmt: skip

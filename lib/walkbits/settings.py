@@ -25,6 +25,8 @@ from pydantic import (
     model_validator,
 )
 
+from walkbits.types import NodeType
+
 Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 CodeBits = Annotated[int, Field(ge=64, le=4096, multiple_of=64)]
@@ -77,7 +79,8 @@ class Ingest(Section):
     """Rules for turning rows into a graph."""
 
     max_quarantined: Fraction = 0.0
-    """Share of rows with null ids or unknown items that may be set aside. 0 refuses any; 0.01 is lenient."""
+    """Share of an input's rows that may be set aside: null or unknown ids, unusable vectors. 0 refuses any;
+    0.01 is lenient."""
     max_edge_weight: PositiveFloat = 1e6
     """Largest summed weight of one edge; more is bad input (fixed point must not overflow)."""
     weighted: bool | None = None
@@ -89,12 +92,14 @@ class Ingest(Section):
 
 
 class Features(Section):
-    """Item features from columns: hashed, weighted, projected."""
+    """Features from columns, in named groups that the tables' columns say."""
 
     text_buckets: Annotated[int, Field(ge=256, le=1 << 24)] = 1 << 18
-    """Hash space of words. 2^16 to 2^20."""
+    """Hash space of words, and of labels. 2^16 to 2^20."""
     width: Annotated[int, Field(ge=8, le=4096)] = 128
-    """Columns of the feature vector without the numeric ones. 64 to 512."""
+    """Columns of the feature vector that words are projected to, and likewise labels. 64 to 512."""
+    degree: tuple[NodeType, ...] = ()
+    """Node types that have the feature group `degree`, the log of the node's edges: item, context."""
 
 
 class EarlyStop(Section):

@@ -16,12 +16,29 @@ from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from reference.plain import packed
 from walkbits.errors import EmptyInputError
-from walkbits.schemas import CODES, EMBEDDINGS, FEATURES, NEIGHBORHOODS, RELATED, REPRESENTATIONS, Table
+from walkbits.schemas import (
+    CODES,
+    EMBEDDINGS,
+    NEIGHBORHOODS,
+    NODE_ID,
+    RELATED,
+    REPRESENTATIONS,
+    RUN_ID,
+    Column,
+    Table,
+)
 from walkbits.tables.delta_log import DeltaLog
 from walkbits.tables.rows import Batches, Rows
 from walkbits.tables.store import Store
 
 RUN, OTHER = "20260101-aaaaaaaa-a1", "20260102-bbbbbbbb-a1"
+VECTORS = Table(
+    "vectors",
+    "A table of one partition column.",
+    (RUN_ID, NODE_ID, Column("features", "BINARY", "little-endian fp32 vector")),
+    key=("run_id", "node_id"),
+    compression="uncompressed",
+)
 FLOATS = [0.5, -0.0, float("nan"), float("inf"), 1e-40]
 
 ROWS: list[tuple[Table, dict[str, int | str], list[tuple[object, ...]]]] = [
@@ -109,18 +126,18 @@ def test_a_text_of_many_kilobytes_leaves_the_file_without_bounds(store: Store) -
 def test_both_ways_of_writing_replace_what_the_other_wrote(store: Store, first: str) -> None:
     """Also where the partition's value is escaped in its folder's name."""
     run = "run=1"
-    frame = frame_of(store, FEATURES, {}, [(i, packed([i])) for i in range(4)])
+    frame = frame_of(store, VECTORS, {}, [(i, packed([i])) for i in range(4)])
 
     def write(way: str) -> None:
         if way == "spark":
-            store.write(FEATURES, frame, run)
+            store.write(VECTORS, frame, run)
         else:
-            store.write_rows(FEATURES, [Rows.of(frame)], run)
+            store.write_rows(VECTORS, [Rows.of(frame)], run)
 
     write(first)
     write("tasks" if first == "spark" else "spark")
-    assert store.read(FEATURES, run_id=run).count() == 4
-    assert store.scan(FEATURES, ("node_id",), run_id=run).to_frame().count() == 4
+    assert store.read(VECTORS, run_id=run).count() == 4
+    assert store.scan(VECTORS, ("node_id",), run_id=run).to_frame().count() == 4
 
 
 def test_every_row_is_read_once_however_files_are_split(
@@ -128,13 +145,13 @@ def test_every_row_is_read_once_however_files_are_split(
 ) -> None:
     store = dataclasses.replace(store, split_bytes=700)
     rows = [(i, np.arange(8, dtype=np.float32).tobytes()) for i in range(3000)]
-    frame = frame_of(store, FEATURES, {}, rows).repartition(3)
+    frame = frame_of(store, VECTORS, {}, rows).repartition(3)
     for run in (RUN, OTHER):
-        store.write_rows(FEATURES, [Rows.of(frame)], run)
-    scanned = store.scan(FEATURES, ("node_id", "features"), run_id=RUN)
+        store.write_rows(VECTORS, [Rows.of(frame)], run)
+    scanned = store.scan(VECTORS, ("node_id", "features"), run_id=RUN)
     assert scanned.frame.rdd.getNumPartitions() > 50
     assert sorted(row.node_id for row in scanned.to_frame().collect()) == list(range(3000))
-    assert scanned.schema == store.read(FEATURES).select("node_id", "features").schema
+    assert scanned.schema == store.read(VECTORS).select("node_id", "features").schema
 
 
 def test_files_are_asked_for_again_only_after_another_commit(
@@ -150,15 +167,15 @@ def test_files_are_asked_for_again_only_after_another_commit(
     monkeypatch.setattr(DeltaLog, "plain_files", counted)
 
     def scanned(run: str) -> list[int]:
-        return sorted(row[0] for row in store.scan(FEATURES, ("node_id",), run_id=run).to_frame().collect())
+        return sorted(row[0] for row in store.scan(VECTORS, ("node_id",), run_id=run).to_frame().collect())
 
-    rows = frame_of(store, FEATURES, {}, [(i, packed([i])) for i in range(4)])
-    store.write_rows(FEATURES, [Rows.of(rows)], RUN)
+    rows = frame_of(store, VECTORS, {}, [(i, packed([i])) for i in range(4)])
+    store.write_rows(VECTORS, [Rows.of(rows)], RUN)
     assert scanned(RUN) == [0, 1, 2, 3]
     assert not asked
     assert scanned(OTHER) == scanned(OTHER) == []
     assert len(asked) == 1
-    Store(spark, store.root).write_rows(FEATURES, [Rows.of(rows.where("node_id < 2"))], RUN)
+    Store(spark, store.root).write_rows(VECTORS, [Rows.of(rows.where("node_id < 2"))], RUN)
     assert scanned(RUN) == scanned(RUN) == [0, 1]
     assert scanned(OTHER) == []
     assert len(asked) == 3
@@ -172,7 +189,7 @@ def test_a_scan_narrows_to_values_of_other_columns(store: Store) -> None:
     scanned = store.scan(REPRESENTATIONS, ("node",), run_id=RUN, layer=1, node_type="context")
     assert sorted(row.node for row in scanned.to_frame().collect()) == [0, 3, 6, 9]
     for other in (
-        store.scan(FEATURES, ("node_id",), run_id=RUN),
+        store.scan(VECTORS, ("node_id",), run_id=RUN),
         store.scan(REPRESENTATIONS, ("node",), run_id=RUN, layer=2),
     ):
         assert other.to_frame().count() == 0
@@ -185,34 +202,34 @@ def test_files_that_are_not_the_rows_are_left_to_spark(
     store: Store, spark: SparkSession, change: str
 ) -> None:
     rows = [(i, packed([i])) for i in range(6)]
-    store.write_rows(FEATURES, [Rows.of(frame_of(store, FEATURES, {}, rows).coalesce(1))], RUN)
-    place = f"delta.`{store.path(FEATURES)}`"
+    store.write_rows(VECTORS, [Rows.of(frame_of(store, VECTORS, {}, rows).coalesce(1))], RUN)
+    place = f"delta.`{store.path(VECTORS)}`"
     spark.sql(f"ALTER TABLE {place} SET TBLPROPERTIES ('{change}')")
     spark.sql(f"DELETE FROM {place} WHERE node_id = 3")
-    scanned = store.scan(FEATURES, ("node_id",), run_id=RUN)
+    scanned = store.scan(VECTORS, ("node_id",), run_id=RUN)
     assert not scanned.steps
     assert sorted(row.node_id for row in scanned.to_frame().collect()) == [0, 1, 2, 4, 5]
 
 
 def test_a_damaged_page_is_an_error(store: Store) -> None:
     rows = [(i, bytes(512)) for i in range(100)]
-    store.write_rows(FEATURES, [Rows.of(frame_of(store, FEATURES, {}, rows).coalesce(1))], RUN)
-    (file,) = Path(store.path(FEATURES)).rglob("*.parquet")
+    store.write_rows(VECTORS, [Rows.of(frame_of(store, VECTORS, {}, rows).coalesce(1))], RUN)
+    (file,) = Path(store.path(VECTORS)).rglob("*.parquet")
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1
     file.write_bytes(data)
     with pytest.raises(PySparkException, match="(?i)crc"):
-        store.scan(FEATURES, ("features",), run_id=RUN).to_frame().collect()
+        store.scan(VECTORS, ("features",), run_id=RUN).to_frame().collect()
 
 
 def test_rows_that_the_table_forbids_leave_nothing(store: Store, spark: SparkSession) -> None:
     absent = spark.createDataFrame([(1, None)], "node_id bigint, features binary")
     with pytest.raises(PySparkException, match="features"):
-        store.write_rows(FEATURES, [Rows.of(absent)], RUN)
+        store.write_rows(VECTORS, [Rows.of(absent)], RUN)
     with pytest.raises(EmptyInputError, match="at least one row"):
-        store.write_rows(FEATURES, [Rows.of(absent.where("node_id > 1"))], RUN)
-    assert not list(Path(store.path(FEATURES)).rglob("*.parquet"))
-    assert store.read(FEATURES).count() == 0
+        store.write_rows(VECTORS, [Rows.of(absent.where("node_id > 1"))], RUN)
+    assert not list(Path(store.path(VECTORS)).rglob("*.parquet"))
+    assert store.read(VECTORS).count() == 0
 
 
 def test_a_killed_task_leaves_each_row_once(store: Store, tmp_path: Path) -> None:
@@ -229,10 +246,10 @@ def test_a_killed_task_leaves_each_row_once(store: Store, tmp_path: Path) -> Non
             open(marker, "w").close()
             os.kill(os.getpid(), signal.SIGKILL)
 
-    frame = frame_of(store, FEATURES, {}, [(i, packed([i])) for i in range(10)]).coalesce(1)
-    written = store.write_rows(FEATURES, [Rows.of(frame).then(kill_once, frame.schema)], RUN)
+    frame = frame_of(store, VECTORS, {}, [(i, packed([i])) for i in range(10)]).coalesce(1)
+    written = store.write_rows(VECTORS, [Rows.of(frame).then(kill_once, frame.schema)], RUN)
     assert Path(marker).exists()
     assert written.rows == 50
-    assert store.fingerprint(FEATURES, RUN) == (50, written.fingerprint)
-    assert len(list(Path(store.path(FEATURES)).rglob("*.parquet"))) == 2  # the killed one's is in no log
-    assert len(deltalake.DeltaTable(store.path(FEATURES)).file_uris()) == 1
+    assert store.fingerprint(VECTORS, RUN) == (50, written.fingerprint)
+    assert len(list(Path(store.path(VECTORS)).rglob("*.parquet"))) == 2  # the killed one's is in no log
+    assert len(deltalake.DeltaTable(store.path(VECTORS)).file_uris()) == 1

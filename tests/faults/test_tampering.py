@@ -36,7 +36,9 @@ def test_changed_features_are_refused_before_the_work(copied: Callable[..., Day]
     other = day.config.model_copy(
         update={"inference": day.config.inference.model_copy(update={"block_size": 32})}
     )
-    with pytest.raises(InputError, match=r"infer_layers: .* got others in \['features'\] .* run \w+ again"):
+    with pytest.raises(
+        InputError, match=r"infer_layers: .* got others in \['features/node_type=item'\] .* run \w+ again"
+    ):
         execute(StageRun(day.store, other, day.context().run), daily.STAGES["infer_layers"])
     assert day.store.read(STAGE_LOG).count() == before
 
@@ -55,7 +57,7 @@ def test_a_lost_commit_is_a_change(copied: Callable[..., Day]) -> None:
         if file.is_file() and file.name != f"{0:020d}.json":
             file.unlink()
     day.spark._jvm.org.apache.spark.sql.delta.DeltaLog.clearCache()
-    with pytest.raises(InputError, match=r"got others in \['features'\]"):
+    with pytest.raises(InputError, match=r"got others in \['features/node_type=item'\]"):
         check(day)
 
 

@@ -222,7 +222,7 @@ def test_a_killed_backfill_under_other_partitions_resumes_and_ends_with_the_same
     before = versions(job.store)
     run_day(job)
     after = versions(job.store)
-    for name in ("nodes", "edges", "features", "neighborhoods"):
+    for name in ("nodes", "edges", "features/node_type=item", "neighborhoods"):
         assert before[name] == after[name]
     run, backfilled = find_run(day.store, None, DAY), find_run(job.store, None, earlier)
     assert (backfilled.inputs_fingerprint, backfilled.attempt) == (run.inputs_fingerprint, run.attempt)
@@ -380,7 +380,7 @@ def test_stage_log_names_every_output(day: Job) -> None:
     logged = logged_stages(day.store, run_id)
     assert [*logged] == sorted([*(s.name for s in daily.DAILY), "audit_run", "publish_run"])
     outputs = {o.output for one in logged.values() for o in one.outputs}
-    assert {"nodes", "edges", "features", "neighborhoods/relation=item_from_item", "artifacts/graph",
+    assert {"nodes", "edges", "features/node_type=item", "neighborhoods/relation=item_from_item", "artifacts/graph",
             "artifacts/feature_space", "artifacts/model", "representations/layer=1", "embeddings", "codes", "lsh_buckets", "related"} <= outputs  # fmt: skip
     seconds = day.store.read(STAGE_LOG, run_id=run_id).agg(F.min("seconds")).collect()[0][0]
     assert seconds > 0

@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from walkbits.errors import EmptyInputError, InputError
-from walkbits.ingest import features
 from walkbits.ingest import interactions as ingest
-from walkbits.input_settings import Interactions, Items
+from walkbits.input_settings import Impressions, Interactions
 from walkbits.schemas import WEIGHT_SCALE
 from walkbits.settings import Holdout
 
@@ -39,10 +38,9 @@ def selected(spark: SparkSession, rows: list[tuple[Any, Any, Any]]) -> DataFrame
     )
 
 
-def item_frame(spark: SparkSession, ids: list[str | None]) -> DataFrame:
-    return features.select_items(
-        spark.createDataFrame([(i,) for i in ids], "id string"), Items(path="x", item="id")
-    )
+def judged(spark: SparkSession, rows: list[tuple[Any, Any, Any]], items: list[str]) -> DataFrame:
+    known = spark.createDataFrame([(i,) for i in items], "id string")
+    return ingest.with_reason(selected(spark, rows), {"item": (known, "item table")})
 
 
 @settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -89,11 +87,11 @@ def test_edges_sum_weights_exactly_and_drop_zero(spark: SparkSession) -> None:
 
 @pytest.mark.parametrize("bad", [-1.0, float("nan"), float("inf"), None])
 def test_bad_weights_are_refused_with_an_example(spark: SparkSession, bad: float | None) -> None:
-    judged = ingest.with_reason(selected(spark, [("a", "x", 1.0), ("a", "y", bad)]), item_frame(spark, ["a"]))
+    rows = judged(spark, [("a", "x", 1.0), ("a", "y", bad)], ["a"])
     with pytest.raises(
         InputError, match=r'interactions\.weight must be finite and >= 0, got 1 other rows.*"y"'
     ):
-        ingest.check_interactions(judged, "weight", 0.5)
+        ingest.check_interactions(rows, "weight", 0.5)
 
 
 def test_huge_weight_is_refused_not_overflowed(spark: SparkSession) -> None:
@@ -109,14 +107,14 @@ def test_no_edge_at_all_is_empty_input(spark: SparkSession) -> None:
 
 def test_rows_to_set_aside_are_counted_by_reason(spark: SparkSession) -> None:
     rows = [("a", "x", 1.0), (None, "x", 1.0), ("a", None, 1.0), ("ghost", "x", 1.0)]
-    judged = ingest.with_reason(selected(spark, rows), item_frame(spark, ["a"]))
-    reasons = Counter(r["reason"] for r in judged.collect())
+    found = judged(spark, rows, ["a"])
+    reasons = Counter(r["reason"] for r in found.collect())
     assert reasons == {None: 1, "null item id": 1, "null context id": 1, "item is not in the item table": 1}
-    ingest.check_interactions(judged, "weight", 0.75)
+    ingest.check_interactions(found, "weight", 0.75)
     with pytest.raises(
         InputError, match=r"got 3 of 4 \(1 x item is not in the item table, 1 x null context id"
     ):
-        ingest.check_interactions(judged, "weight", 0.7)
+        ingest.check_interactions(found, "weight", 0.7)
 
 
 def test_window_is_whole_utc_days(spark: SparkSession) -> None:
@@ -166,7 +164,9 @@ def test_nodes_cover_isolated_items(spark: SparkSession) -> None:
         spark.createDataFrame([("b", "B"), ("a", "A"), ("lonely", None)], "item_id string, name string"),
         "item_id",
     )
-    contexts = ingest.with_index(spark.createDataFrame([("x",)], "context_id string"), "context_id")
+    contexts = ingest.with_index(
+        spark.createDataFrame([("x", "X")], "context_id string, name string"), "context_id"
+    )
     edges = ingest.with_indices(
         spark.createDataFrame([("a", "x"), ("b", "x")], "item_id string, context_id string"), items, contexts
     )
@@ -174,35 +174,41 @@ def test_nodes_cover_isolated_items(spark: SparkSession) -> None:
     assert [(nodes[i]["node_type"], nodes[i]["external_id"], nodes[i]["degree"]) for i in range(4)] == [
         ("item", "a", 1), ("item", "b", 1), ("item", "lonely", 0), ("context", "x", 2),
     ]  # fmt: skip
+    assert [nodes[i]["name"] for i in range(4)] == ["A", "B", None, "X"]
     assert len({n["node_key"] for n in nodes.values()}) == 4
 
 
-def test_repeated_and_null_items_are_refused(spark: SparkSession) -> None:
-    with pytest.raises(InputError, match="unique, got 1 repeated ids, e.g. 'a'"):
-        features.check_items(item_frame(spark, ["a", "b", "a"]), ())
-    with pytest.raises(InputError, match="must not be null, got 1"):
-        features.check_items(item_frame(spark, ["a", None]), ())
+def test_ids_are_known_by_type_and_the_reason_names_the_place(spark: SparkSession) -> None:
+    rows = [("a", "x"), ("a", "y"), ("b", "x"), ("b", "y"), (None, "y"), ("b", None)]
+    events = spark.createDataFrame(rows, "item_id string, context_id string")
+    known = {
+        "item": (spark.createDataFrame([("a",)], "id string"), "interactions"),
+        "context": (spark.createDataFrame([("x",)], "id string"), "context table"),
+    }
+    found = {tuple(r)[:2]: r["reason"] for r in ingest.with_reason(events, known).collect()}
+    assert found == {
+        ("a", "x"): None,
+        ("a", "y"): "context is not in the context table",
+        ("b", "x"): "item is not in the interactions",
+        ("b", "y"): "item is not in the interactions",
+        (None, "y"): "null item id",
+        ("b", None): "null context id",
+    }
 
 
-def test_nan_feature_is_refused_and_null_is_not(spark: SparkSession) -> None:
-    spec = Items(path="x", item="id", numeric=("price",))
-    frame = spark.createDataFrame([("a", 1.0), ("b", None)], "id string, price double")
-    features.check_items(features.select_items(frame, spec), spec.numeric)
-    worse = frame.union(spark.createDataFrame([("c", float("nan"))], "id string, price double"))
-    with pytest.raises(InputError, match=r"items\.price must be finite or null, got 1 other rows.*\"c\""):
-        features.check_items(features.select_items(worse, spec), spec.numeric)
-
-
-def test_text_that_is_no_number_is_refused(spark: SparkSession) -> None:
-    spec = Items(path="x", item="id", numeric=("price",))
-    frame = spark.createDataFrame([("a", " 1.5 "), ("b", ""), ("c", "cheap")], "id string, price string")
-    with pytest.raises(InputError, match=r"items\.price .* got 1 other rows.*cheap"):
-        features.check_items(features.select_items(frame, spec), spec.numeric)
-
-
-def test_tokens_are_words_and_labels(spark: SparkSession) -> None:
-    spec = Items(path="x", item="id", text=("title", "tags"), categorical=("brand",))
-    rows = [("a", "Red-Wine 75cl", ["Dry", "old"], 7), ("b", None, None, None)]
-    frame = spark.createDataFrame(rows, "id string, title string, tags array<string>, brand int")
-    tokens = {r["item_id"]: r["tokens"] for r in features.select_items(frame, spec).collect()}
-    assert tokens == {"a": ["red", "wine", "75cl", "dry", "old", "brand=7"], "b": []}
+def test_impressions_have_the_window_and_rules_of_interactions(spark: SparkSession) -> None:
+    rows = [
+        ("a", "x", "2026-03-08"),
+        ("a", "x", "2026-03-07"),
+        ("a", "y", "2026-03-06"),
+        ("a", "z", "2026-03-09"),
+    ]
+    frame = spark.createDataFrame(rows, "item string, context string, at string")
+    spec = Impressions(path="x", item="item", context="context", timestamp="at", lookback_days=2)
+    shown = ingest.select_events(frame, spec, DAY, "impressions")
+    assert shown.columns == ["item_id", "context_id", "row"]
+    assert [tuple(r) for r in ingest.count_pairs(shown).collect()] == [("a", "x", 2)]
+    with pytest.raises(InputError, match=r"impressions: columns \['at'\] must exist"):
+        ingest.select_events(frame.drop("at"), spec, DAY, "impressions")
+    with pytest.raises(InputError, match="impressions.item must be a string or integer id, got float"):
+        ingest.select_events(frame.withColumn("item", F.lit(1.5).cast("float")), spec, DAY, "impressions")

@@ -184,3 +184,28 @@ def test_a_weight_that_is_named_counts(tmp_path: Path) -> None:
     assert not load_config(path).weighted
     assert load_config(path, weight).weighted
     assert not load_config(path, weight | {"ingest.weighted": False}).weighted
+
+
+def test_items_are_optional_and_tables_of_nodes_share_their_settings(tmp_path: Path) -> None:
+    bare = load_config(write(tmp_path, {"root": "r", "interactions": {"path": "a"}}))
+    assert bare.node_tables == {"item": None, "context": None}
+    users = {"path": "c", "context": "user", "text": ["bio"], "vectors": {"face": 8}}
+    config = load_config(write(tmp_path, MINIMAL | {"contexts": users}))
+    assert config.contexts is not None
+    assert (config.contexts.id_column, config.contexts.feature_columns["vectors"]) == ("user", {"face": 8})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"items": {"path": "b", "vectors": {"degree": 3}}}, r"items: .*like other feature groups, got \['degree'\]"),
+        ({"items": {"path": "b", "vectors": {"image": 0}}}, r"items\.vectors\.image: .*greater than or equal to 1, got 0"),
+        ({"contexts": {"path": "b", "item": "x"}}, r"contexts\.item: .*not permitted"),
+        ({"features": {"degree": ["user"]}}, r"features\.degree\.0: .*'item' or 'context', got 'user'"),
+        ({"impressions": {"path": "b", "lookback_days": 2}}, "impressions: .*lookback_days needs timestamp"),
+        ({"impressions": {"path": "b", "weight": "w"}}, r"impressions\.weight: .*not permitted"),
+    ],
+)  # fmt: skip
+def test_broken_tables_of_features_are_named(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(write(tmp_path, MINIMAL | change))

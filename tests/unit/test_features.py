@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from walkbits.ingest.features import project, signs, standardise
+from walkbits.ingest.features import project, signs, standardise, unit_length, vectors_of
+from walkbits.ingest.space import FeatureGroup
 from walkbits.rng import draw
 
 WIDTH, SEED, STREAM = 24, 5, 0x5349474E
@@ -63,3 +65,43 @@ def test_projection_keeps_angles() -> None:
 def test_null_becomes_the_mean() -> None:
     found = standardise(np.array([[6.0, np.nan]]), means=np.array([2.0, 1.0]), scales=np.array([4.0, 1.0]))
     np.testing.assert_array_equal(found, [[1.0, 0.0]])
+
+
+@given(
+    st.lists(
+        st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=3, max_size=3),
+        min_size=1,
+        max_size=5,
+    )
+)
+def test_every_finite_row_gets_unit_length_or_stays_zero(rows: list[list[float]]) -> None:
+    found = unit_length(np.array(rows))
+    lengths = np.linalg.norm(found, axis=1)
+    np.testing.assert_allclose(lengths, [float(any(row)) for row in rows], atol=1e-12)
+    assert (np.sign(found) * np.sign(rows) >= 0).all()
+
+
+def test_a_sliced_batch_is_laid_out_group_by_group() -> None:
+    layout = (
+        FeatureGroup(name="text", start=0, stop=8),
+        FeatureGroup(name="numeric", start=8, stop=10),
+        FeatureGroup(name="image", start=10, stop=12),
+        FeatureGroup(name="sound", start=12, stop=13),
+    )
+    learned = {
+        "text.idf": np.ones(16),
+        "numeric.means": np.array([1.0, 0]),
+        "numeric.scales": np.array([2.0, 1]),
+    }
+    columns = {
+        "text": pa.array([[1, 2], [3], []], pa.list_(pa.int32())),
+        "categorical": pa.array([[], [], []], pa.list_(pa.int32())),
+        "numbers": pa.array([[9.0, 9], [5, None], [1, 4]], pa.list_(pa.float64())),
+        "vectors": pa.array([[1.0, 1, 1], [3, 4, -2], [0, 0, 0]], pa.list_(pa.float64())),
+    }
+    whole = vectors_of(columns, layout, learned, 3)
+    np.testing.assert_allclose(whole[1, 8:], [2, 0, 0.6, 0.8, -1], atol=1e-7)
+    np.testing.assert_allclose(whole[2, 8:], [0, 4, 0, 0, 0], atol=1e-7)
+    assert not whole[2, :8].any()
+    sliced = {name: column.slice(1) for name, column in columns.items()}
+    np.testing.assert_array_equal(vectors_of(sliced, layout, learned, 3), whole[1:])

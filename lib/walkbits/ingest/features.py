@@ -1,204 +1,190 @@
-"""Item features from an item table's columns: hashed TF-IDF, projected; numbers, standardised.
+"""Features of nodes: groups of columns side by side, each normalised on its own.
 
-Layout of a vector: `features.width` projected columns of unit length, then the numeric
-columns in config order, then log degree. Words are hashed to `features.text_buckets`
-buckets, weighted by tf x idf, and projected by keyed random signs (Achlioptas 2003):
-x_j = sum_w tfidf_w sign(w, j) / norm. The signs are a hash of (seed, bucket, column), so
-no matrix is stored and a new item's vector needs no other item's.
+`text` and `categorical`: words or labels hashed to `features.text_buckets` buckets, weighted by tf x idf,
+projected to `features.width` columns by keyed random signs (Achlioptas 2003), scaled to unit length:
+x_j = sum_w tfidf_w sign(w, j) / norm. The signs are a hash of (seed, bucket, column), so no matrix is stored
+and a new node's vector needs no other node's. `numeric` and `degree`: standardised. A vector column: scaled
+to unit length. `ingest.space` says which columns of the vector a group has, and keeps what is learned.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
+from pyspark import Broadcast
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from scipy import sparse
 
-from walkbits.errors import InputError
-from walkbits.ingest.sources import as_id, as_number, quoted, require_columns, require_id
-from walkbits.ingest.space import FeatureSpace
-from walkbits.input_settings import Items
+from walkbits.ingest.space import FeatureSpace, Layout, width_of
 from walkbits.rng import draw
-from walkbits.settings import Features, config_hash
+from walkbits.settings import Features
 from walkbits.tables.rows import Batches
 from walkbits.tables.vectors import binary_array
-from walkbits.types import F64
+from walkbits.types import F32, F64, I32, I64, NodeType
 
-_TOKEN_PATTERN = "[^\\p{L}\\p{N}]+"
 _SIGN_STREAM = 0x5349474E
-_LOG_DEGREE = "log_degree"
+_FIXED_BITS = 40
+"""Of a number beside the largest of its column: what is smaller than 2^-40 of it counts as nothing."""
+_TOKENS = ("text", "categorical")
 
 
-def feature_width(features: Features, items: Items) -> int:
-    """Length of a feature vector."""
-    return features.width + len(items.numeric) + 1
+def hashed(nodes: DataFrame, features: Features) -> DataFrame:
+    """Replace words and labels by their buckets: ARRAY<INT>, ascending, repeats kept."""
+
+    def buckets(column: str) -> Column:
+        count = F.lit(features.text_buckets)
+        hashes = F.transform(column, lambda token: F.pmod(F.xxhash64(token), count).cast("int"))
+        return F.array_sort(hashes)
+
+    return nodes.withColumns({column: buckets(column) for column in _TOKENS})
 
 
-def feature_schema_hash(features: Features, items: Items) -> str:
-    """Identifies the layout; a model only accepts vectors of the layout it was trained on."""
-    columns = items.model_dump(include={"text", "categorical", "numeric"}, mode="json")
-    return config_hash(features, str(sorted(columns.items())))
+def learn(nodes: DataFrame, degrees: DataFrame, layout: Layout, features: Features) -> dict[str, F64]:
+    """What the groups of a node type need to know, by `<group>.<name>`.
 
-
-def select_items(frame: DataFrame, spec: Items) -> DataFrame:
-    """Item rows as (item_id, name, tokens ARRAY<STRING>, numbers ARRAY<DOUBLE>, row STRING).
-
-    A null label or text gives no token; a null number is null in `numbers`. An item table
-    without text and labels is described by its ids alone: each item's own token.
-
-    Raises:
-        InputError: a mapped column is missing or has an unusable type.
-    """
-    mapped = [spec.item, *filter(None, [spec.name]), *spec.text, *spec.categorical, *spec.numeric]
-    require_columns(frame, mapped, "items")
-    require_id(frame, spec.item, "items")
-    numbers = [as_number(frame, column, "items") for column in spec.numeric]
-    return frame.select(
-        as_id(spec.item).alias("item_id"),
-        (F.col(quoted(spec.name)).cast("string") if spec.name else F.lit(None).cast("string")).alias("name"),
-        _tokens(frame, spec).alias("tokens"),
-        (F.array(*numbers) if numbers else F.array().cast("array<double>")).alias("numbers"),
-        F.to_json(F.struct(*map(quoted, dict.fromkeys(mapped)))).alias("row"),
-    )
-
-
-def _tokens(frame: DataFrame, spec: Items) -> Column:
-    if not (spec.text or spec.categorical):
-        return F.array(F.concat(F.lit("id="), as_id(spec.item)))
-    words = [_words(frame, column) for column in spec.text]
-    labels = [
-        F.when(F.col(quoted(c)).isNotNull(), F.concat(F.lit(f"{c}="), F.col(quoted(c)).cast("string")))
-        for c in spec.categorical
-    ]
-    return F.concat(*words, F.array_compact(F.array(*labels)) if labels else F.array().cast("array<string>"))
-
-
-def _words(frame: DataFrame, column: str) -> Column:
-    """Lower-case words of a text column; a list column is joined first."""
-    text = F.col(quoted(column))
-    if frame.schema[column].dataType.typeName() == "array":
-        text = F.array_join(text, " ")
-    split = F.split(F.lower(F.coalesce(text.cast("string"), F.lit(""))), _TOKEN_PATTERN)
-    return F.filter(split, lambda word: word != "")
-
-
-def check_items(items: DataFrame, numeric: Sequence[str]) -> None:
-    """Refuse null and repeated ids, and NaN or infinite numbers, which would poison neighborhoods.
-
-    Raises:
-        InputError: with a count and an example.
-    """
-    bad = [
-        F.isnan(F.col("numbers")[i]) | (F.abs(F.col("numbers")[i]) == float("inf"))
-        for i in range(len(numeric))
-    ]
-    row = items.agg(
-        F.count_if(F.col("item_id").isNull()).alias("nulls"),
-        *[F.count_if(one).alias(f"bad_{i}") for i, one in enumerate(bad)],
-        *[F.min(F.when(one, F.col("row"))).alias(f"example_{i}") for i, one in enumerate(bad)],
-    ).collect()[0]
-    if row["nulls"]:
-        raise InputError(
-            f"items: ids must not be null, got {row['nulls']} null ids; filter them at their source"
-        )
-    for i, column in enumerate(numeric):
-        if row[f"bad_{i}"]:
-            raise InputError(
-                f"items.{column} must be finite or null, got {row[f'bad_{i}']} other rows, "
-                f"e.g. {row[f'example_{i}']}; mend them at their source"
-            )
-    repeated = items.groupBy("item_id").count().where(F.col("count") > 1)
-    twice = repeated.agg(F.count(F.lit(1)).alias("ids"), F.min("item_id").alias("example")).collect()[0]
-    if twice["ids"]:
-        raise InputError(
-            f"items: ids must be unique, got {twice['ids']} repeated ids, e.g. {twice['example']!r}; "
-            "keep one row per item at its source"
-        )
-
-
-def hashed(items: DataFrame, features: Features) -> DataFrame:
-    """Replace tokens by their buckets: `buckets ARRAY<INT>`, ascending, repeats kept."""
-    bucket = F.transform(
-        "tokens", lambda token: F.pmod(F.xxhash64(token), F.lit(features.text_buckets)).cast("int")
-    )
-    return items.withColumn("buckets", F.array_sort(bucket)).drop("tokens")
-
-
-def learn(
-    items: DataFrame, degrees: DataFrame, features: Features, num_numbers: int, seed: int
-) -> FeatureSpace:
-    """Document frequencies as `idf` fp64 [text_buckets]; `means`, `scales` fp64 [numeric columns + 1].
-
-    Sums are decimal, so they do not depend on row order. What comes to the driver is as
-    long as the hash space, not as the catalogue.
+    All sums are of integers, so they do not depend on row order. What the driver holds is as long as the hash
+    space, not as the catalogue.
 
     Args:
-        items: (item_id, buckets, numbers); degrees: (item_id, degree).
+        nodes: Rows of `hashed`.
+        degrees: (degree) of all nodes of the type.
+
+    Returns:
+        `idf` fp64 [text_buckets], smoothed inverse document frequencies of words or labels; `means` and
+        `scales` fp64 [width of the group] of numbers.
     """
-    total = items.count()
-    frequency = (
-        items.select(F.explode(F.array_distinct("buckets")).alias("bucket"))
-        .groupBy("bucket")
-        .count()
-        .toArrow()
+    learned: dict[str, F64] = {}
+    for group in layout:
+        if group.name in _TOKENS:
+            learned[f"{group.name}.idf"] = _idf(nodes, group.name, features.text_buckets)
+        elif group.name == "numeric":
+            columns = [F.col("numbers")[i] for i in range(group.width)]
+            learned["numeric.means"], learned["numeric.scales"] = moments(nodes, columns)
+        elif group.name == "degree":
+            learned["degree.means"], learned["degree.scales"] = moments(degrees, [_log_degree()])
+    return learned
+
+
+def _idf(nodes: DataFrame, column: str, num_buckets: int) -> F64:
+    total = nodes.count()
+    buckets = nodes.select(F.explode(F.array_distinct(column)).alias("bucket"))
+    found = buckets.groupBy("bucket").count().toArrow()
+    frequency = np.zeros(num_buckets)
+    frequency[found["bucket"].to_numpy()] = found["count"].to_numpy()
+    return np.asarray(np.log((1.0 + total) / (1.0 + frequency)) + 1.0)
+
+
+def _log_degree() -> Column:
+    return F.log1p(F.col("degree").cast("double"))
+
+
+def moments(frame: DataFrame, columns: Sequence[Column]) -> tuple[F64, F64]:
+    """Mean and deviation of columns of finite doubles and nulls, whatever the order of rows.
+
+    Numbers are summed as integers in units of 2^-40 of the column's largest; a column without spread has
+    deviation 1.
+
+    Returns:
+        fp64 [columns], fp64 [columns].
+    """
+    largest = frame.agg(*[F.max(F.abs(column)) for column in columns]).collect()[0]
+    # no unit below the smallest double
+    units = [math.ldexp(1.0, max(math.frexp(top or 0.0)[1] - _FIXED_BITS, -1074)) for top in largest]
+    sums = []
+    for column, unit in zip(columns, units, strict=True):
+        whole = F.round(column / F.lit(unit)).cast("bigint").cast("decimal(13,0)")
+        sums += [F.count(column), F.sum(whole), F.sum(whole * whole)]
+    found = iter(frame.agg(*sums).collect()[0])
+    means, scales = [], []
+    for unit in units:
+        count, total, squares = (int(next(found) or 0) for _ in range(3))
+        means.append(total / count * unit if count else 0.0)
+        # exact integers: no digits cancel however far the numbers are from zero
+        deviation = math.sqrt(count * squares - total * total) / count * unit if count else 0.0
+        scales.append(deviation or 1.0)
+    return np.array(means), np.array(scales)
+
+
+def vectors(nodes: DataFrame, keys: DataFrame, space: FeatureSpace, node_type: NodeType) -> DataFrame:
+    """(node_id BIGINT, features BINARY): one fp32 little-endian vector per node.
+
+    Args:
+        nodes: Rows of `hashed`, by `id`.
+        keys: (id, node_id, degree).
+    """
+    rows = nodes.join(keys, "id").select(
+        "node_id", *_TOKENS, "numbers", "vectors", F.array(_log_degree()).alias("degree")
     )
-    document_frequency = np.zeros(features.text_buckets)
-    document_frequency[frequency["bucket"].to_numpy()] = frequency["count"].to_numpy()
-    idf = np.log((1.0 + total) / (1.0 + document_frequency)) + 1.0
-
-    numbers = items.join(degrees, "item_id", "left").select(_numbers(num_numbers))
-    exact = "decimal(38,9)"
-    columns = [F.col("numbers")[i] for i in range(num_numbers + 1)]
-    means_row = numbers.agg(*[(F.sum(c.cast(exact)) / F.count(c)).cast("double") for c in columns]).first()
-    means = np.array([value or 0.0 for value in means_row or []])
-    squares = [(c - F.lit(float(m))) * (c - F.lit(float(m))) for c, m in zip(columns, means, strict=True)]
-    var_row = numbers.agg(*[(F.sum(s.cast(exact)) / F.count(s)).cast("double") for s in squares]).first()
-    deviation = np.sqrt(np.array([value or 0.0 for value in var_row or []]))
-    return FeatureSpace(seed, {"idf": idf, "means": means, "scales": np.where(deviation > 0, deviation, 1.0)})
+    prefix = f"{node_type}."
+    learned = {
+        name.removeprefix(prefix): one for name, one in space.learned.items() if name.startswith(prefix)
+    }
+    shared = nodes.sparkSession.sparkContext.broadcast(learned)
+    embed = _Embed(space.layouts[node_type], space.seed, shared)
+    return rows.mapInArrow(embed.run, "node_id bigint, features binary")
 
 
-def _numbers(num_numbers: int) -> Column:
-    """The numeric columns followed by log(1 + degree)."""
-    log_degree = F.log1p(F.coalesce(F.col("degree"), F.lit(0)).cast("double"))
-    own = [F.col("numbers")[i] for i in range(num_numbers)]
-    return F.array(*own, log_degree).alias("numbers")
+@dataclass(frozen=True)
+class _Embed:
+    """Rows of one node type to vectors."""
 
+    layout: Layout
+    seed: int
+    learned: Broadcast[dict[str, F64]]
 
-def vectors(
-    items: DataFrame, degrees: DataFrame, space: FeatureSpace, features: Features, num_numbers: int
-) -> DataFrame:
-    """(item_id STRING, features BINARY): one fp32 little-endian vector per item."""
-    numeric = items.join(degrees, "item_id", "left").select("item_id", "buckets", _numbers(num_numbers))
-    shared = items.sparkSession.sparkContext.broadcast(space)
-    width = features.width
-
-    def embed(batches: Batches) -> Batches:
-        learned = shared.value.learned
+    def run(self, batches: Batches) -> Batches:
+        """(node_id, text, categorical, numbers, vectors, degree) -> (node_id, features)."""
         for batch in batches:
-            tokens = batch.column("buckets")
-            table = np.array(
-                batch.column("numbers").flatten().to_numpy(zero_copy_only=False), dtype=np.float64
-            )
-            projected = project(
-                tokens.flatten().to_numpy(), _lengths(tokens), learned["idf"], width, shared.value.seed
-            )  # [rows, width]
-            numbers = table.reshape(len(batch), -1)  # [rows, numbers + 1]
-            standard = standardise(numbers, learned["means"], learned["scales"])
-            whole = np.hstack([projected, standard]).astype("<f4")  # [rows, feature_width]
+            columns = {name: batch.column(name) for name in batch.schema.names}
+            whole = vectors_of(columns, self.layout, self.learned.value, self.seed)
             yield pa.RecordBatch.from_arrays(
-                [batch.column("item_id"), binary_array(whole)], names=["item_id", "features"]
+                [batch.column("node_id"), binary_array(whole)], names=["node_id", "features"]
             )
 
-    return numeric.mapInArrow(embed, "item_id string, features binary")
+
+def vectors_of(
+    columns: Mapping[str, pa.ListArray], layout: Layout, learned: Mapping[str, F64], seed: int
+) -> F32:
+    """Feature vectors of a batch of nodes, group by group.
+
+    Args:
+        columns: `text`, `categorical` list<int32>; `numbers`, `vectors`, `degree` list<double>.
+
+    Returns:
+        fp32 [rows, feature_width].
+    """
+    rows = len(columns["text"])
+    whole = np.empty((rows, width_of(layout)), "<f4")
+    taken = 0  # columns of `vectors` that earlier groups hold
+    for group in layout:
+        if group.name in _TOKENS:
+            tokens = columns[group.name]
+            lengths = np.diff(np.asarray(tokens.offsets)).astype(np.int64)
+            idf = learned[f"{group.name}.idf"]
+            values: F64 = project(tokens.flatten().to_numpy(), lengths, idf, group.width, seed)
+        elif group.name in ("numeric", "degree"):
+            numbers = _matrix(columns["numbers" if group.name == "numeric" else "degree"], rows)
+            values = standardise(numbers, learned[f"{group.name}.means"], learned[f"{group.name}.scales"])
+        else:
+            values = unit_length(_matrix(columns["vectors"], rows)[:, taken : taken + group.width])
+            taken += group.width
+        whole[:, group.start : group.stop] = values
+    return whole
 
 
-def project(
-    buckets: NDArray[np.int32], lengths: NDArray[np.int64], idf: NDArray[np.float64], width: int, seed: int
-) -> NDArray[np.float64]:
+def _matrix(lists: Any, rows: int) -> F64:
+    """Lists of one length as fp64 [rows, length]; a null becomes NaN."""
+    flat = np.array(lists.flatten().to_numpy(zero_copy_only=False), dtype=np.float64)
+    return flat.reshape(rows, -1)
+
+
+def project(buckets: I32, lengths: I64, idf: F64, width: int, seed: int) -> F64:
     """TF-IDF rows projected by keyed signs and scaled to unit length.
 
     Args:
@@ -212,12 +198,10 @@ def project(
     unique, column = np.unique(buckets, return_inverse=True)  # [u], [tokens]
     # Repeated words add up: tf x idf. Row order inside the sums is by bucket, always.
     counts = sparse.csr_matrix((idf[buckets], (rows, column)), shape=(len(lengths), len(unique)))
-    dense = np.asarray(counts @ signs(unique, width, seed))  # [rows, width]
-    norm = np.sqrt((dense * dense).sum(axis=1, keepdims=True))
-    return dense / np.where(norm > 0, norm, 1.0)
+    return unit_length(np.asarray(counts @ signs(unique, width, seed)))
 
 
-def signs(buckets: NDArray[np.int32], width: int, seed: int) -> NDArray[np.float64]:
+def signs(buckets: I32, width: int, seed: int) -> F64:
     """Keyed random signs, fp64 [buckets, width]: bit j % 64 of draw(seed, bucket, j // 64)."""
     num_words = -(-width // 64)
     words = draw(seed, buckets.astype(np.int64)[:, None], _SIGN_STREAM, np.arange(num_words)[None, :])
@@ -230,5 +214,10 @@ def standardise(numbers: F64, means: F64, scales: F64) -> F64:
     return np.where(np.isnan(numbers), 0.0, (numbers - means) / scales)
 
 
-def _lengths(lists: pa.ListArray) -> NDArray[np.int64]:
-    return np.diff(np.asarray(lists.offsets)).astype(np.int64)
+def unit_length(rows: F64) -> F64:
+    """Rows divided by their length; a zero row stays zero. [rows, width]"""
+    # by the largest coordinate first: squares of doubles may overflow or vanish
+    largest = np.abs(rows).max(axis=1, keepdims=True, initial=0.0)
+    scaled = rows / np.where(largest > 0, largest, 1.0)
+    norm = np.sqrt((scaled * scaled).sum(axis=1, keepdims=True))
+    return np.asarray(scaled / np.where(norm > 0, norm, 1.0))

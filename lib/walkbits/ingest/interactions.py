@@ -6,16 +6,19 @@ ids are exact ranks, weights are summed as integers, draws are hashes of externa
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import date, timedelta
 
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from walkbits.errors import EmptyInputError, InputError
+from walkbits.ingest.quarantine import check_set_aside
 from walkbits.ingest.sources import as_id, as_number, quoted, require_columns, require_id
-from walkbits.input_settings import Interactions
+from walkbits.input_settings import Events, Interactions
 from walkbits.schemas import CONTEXT, ITEM, WEIGHT_SCALE
 from walkbits.settings import Holdout
+from walkbits.types import NodeType
 
 _MAX_RANK_BUCKETS = 256
 
@@ -26,27 +29,46 @@ def select_interactions(frame: DataFrame, spec: Interactions, ds: date) -> DataF
     Raises:
         InputError: a mapped column is missing or has an unusable type.
     """
-    mapped = [spec.item, spec.context, *filter(None, (spec.weight, spec.timestamp))]
-    require_columns(frame, mapped, "interactions")
-    require_id(frame, spec.item, "interactions")
-    require_id(frame, spec.context, "interactions")
-    if spec.timestamp is not None:
-        frame = frame.where(_in_window(frame, spec, ds))
+    require_columns(frame, _mapped(spec), "interactions")
     weight = as_number(frame, spec.weight, "interactions") if spec.weight else F.lit(1.0)
+    return select_events(frame, spec, ds, "interactions", weight=weight)
+
+
+def select_events(frame: DataFrame, spec: Events, ds: date, section: str, **more: Column) -> DataFrame:
+    """Raw rows of the run's window as (item_id, context_id STRING, the columns of `more`, row STRING).
+
+    Args:
+        section: Of the config, for messages.
+
+    Raises:
+        InputError: a mapped column is missing or has an unusable type.
+    """
+    mapped = _mapped(spec)
+    require_columns(frame, mapped, section)
+    require_id(frame, spec.item, section)
+    require_id(frame, spec.context, section)
+    if spec.timestamp is not None:
+        frame = frame.where(_in_window(frame, spec, ds, section))
     return frame.select(
         as_id(spec.item).alias("item_id"),
         as_id(spec.context).alias("context_id"),
-        weight.alias("weight"),
+        *[column.alias(name) for name, column in more.items()],
         F.to_json(F.struct(*map(quoted, dict.fromkeys(mapped)))).alias("row"),
     )
 
 
-def _in_window(frame: DataFrame, spec: Interactions, ds: date) -> Column:
+def _mapped(spec: Events) -> list[str]:
+    """The columns that the config names."""
+    weight = spec.weight if isinstance(spec, Interactions) else None
+    return [spec.item, spec.context, *filter(None, (weight, spec.timestamp))]
+
+
+def _in_window(frame: DataFrame, spec: Events, ds: date, section: str) -> Column:
     assert spec.timestamp is not None
     kind = frame.schema[spec.timestamp].dataType.typeName()
     if kind not in ("timestamp", "timestamp_ntz", "date", "string"):
         raise InputError(
-            f"interactions.{spec.timestamp} must be a timestamp, date or ISO text, got {kind}; "
+            f"{section}.{spec.timestamp} must be a timestamp, date or ISO text, got {kind}; "
             "cast it at its source"
         )
     # A date, not an instant: days are UTC days whatever zone the machine is in.
@@ -57,23 +79,26 @@ def _in_window(frame: DataFrame, spec: Interactions, ds: date) -> Column:
     return window
 
 
-def with_reason(interactions: DataFrame, items: DataFrame) -> DataFrame:
+def with_reason(events: DataFrame, known: Mapping[NodeType, tuple[DataFrame, str]]) -> DataFrame:
     """Add `reason`: why a row must be set aside, or null where it is good.
 
     Args:
-        items: Known items as (item_id, ...); a row of any other item has no features.
+        events: (item_id, context_id, ...).
+        known: Ids (id) of the node types that are given, each once, and what they are the ids of.
     """
-    known = items.select("item_id", F.lit(True).alias("_known"))
-    return (
-        interactions.join(known, "item_id", "left")
-        .withColumn(
-            "reason",
-            F.when(F.col("item_id").isNull(), "null item id")
-            .when(F.col("context_id").isNull(), "null context id")
-            .when(F.col("_known").isNull(), "item is not in the item table"),
-        )
-        .drop("_known")
+    rows, unknown = events, F.lit(None).cast("string")
+    for node_type, (ids, place) in known.items():
+        mark = f"_known_{node_type}"
+        given = ids.select(F.col("id").alias(f"{node_type}_id"), F.lit(True).alias(mark))
+        rows = rows.join(given, f"{node_type}_id", "left")
+        reason = F.lit(f"{node_type} is not in the {place}")
+        unknown = F.coalesce(unknown, F.when(F.col(mark).isNull(), reason))
+    reason = (
+        F.when(F.col("item_id").isNull(), "null item id")
+        .when(F.col("context_id").isNull(), "null context id")
+        .otherwise(unknown)
     )
+    return rows.select(*events.columns, reason.alias("reason"))
 
 
 def check_interactions(judged: DataFrame, weight_column: str | None, max_quarantined: float) -> None:
@@ -106,14 +131,12 @@ def check_interactions(judged: DataFrame, weight_column: str | None, max_quarant
             f"interactions.{weight_column} must be finite and >= 0, got {bad} other rows, e.g. {example}; "
             "mend or filter them at their source"
         )
-    total = sum(row["rows"] for row in found)
-    reasons = {row["reason"]: row["rows"] for row in found if row["reason"] is not None}
-    if sum(reasons.values()) > max_quarantined * total:
-        listed = ", ".join(f"{rows} x {reason}" for reason, rows in sorted(reasons.items()))
-        raise InputError(
-            f"ingest.max_quarantined: at most {max_quarantined:g} of the interactions may be set aside, got "
-            f"{sum(reasons.values())} of {total} ({listed}); mend them at their source or raise the limit"
-        )
+    check_set_aside("interactions", {row["reason"]: row["rows"] for row in found}, max_quarantined)
+
+
+def count_pairs(events: DataFrame) -> DataFrame:
+    """One row per (item_id, context_id): count BIGINT."""
+    return events.groupBy("item_id", "context_id").count()
 
 
 def with_index(ids: DataFrame, column: str, ids_per_bucket: int = 100_000) -> DataFrame:
@@ -224,21 +247,19 @@ def nodes_of(items: DataFrame, contexts: DataFrame, edges: DataFrame, num_items:
 
     Args:
         items: (item_id, name, index).
-        contexts: (context_id, index).
+        contexts: (context_id, name, index).
         edges: (item, context) indices.
     """
 
-    def side(frame: DataFrame, node_type: str, id_column: str, name: Column, offset: int) -> DataFrame:
+    def side(frame: DataFrame, node_type: str, id_column: str, offset: int) -> DataFrame:
         degrees = edges.groupBy(F.col(node_type).alias("index")).agg(F.count(F.lit(1)).alias("degree"))
         return frame.join(degrees, "index", "left").select(
             F.lit(node_type).alias("node_type"),
             (F.col("index").cast("bigint") + F.lit(offset)).alias("node_id"),
             F.col(id_column).alias("external_id"),
-            name.alias("name"),
+            "name",
             node_key(node_type, id_column).alias("node_key"),
             F.coalesce(F.col("degree"), F.lit(0)).alias("degree"),
         )
 
-    return side(items, ITEM, "item_id", F.col("name"), 0).unionByName(
-        side(contexts, CONTEXT, "context_id", F.lit(None).cast("string"), num_items)
-    )
+    return side(items, ITEM, "item_id", 0).unionByName(side(contexts, CONTEXT, "context_id", num_items))

@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any, Final, get_args
 
 from walkbits.models.base import NO_SHAPES, ModelSettings
-from walkbits.types import Relation
+from walkbits.types import NodeType, Relation
 
 DEFAULT: Final = "pinsage"
 
@@ -45,3 +45,9 @@ def walked_relations(model: ModelSettings) -> tuple[Relation, ...]:
     layers = model.network(NO_SHAPES).layers
     walked = (one.relation for updates in layers for one in updates if one.neighbors == "walks")
     return tuple(dict.fromkeys(walked))
+
+
+def features_of(model: ModelSettings) -> tuple[NodeType, ...]:
+    """Node types whose features the model reads."""
+    inputs = model.network(NO_SHAPES).inputs
+    return tuple(one for one, declared in inputs.items() if declared.feature_width is not None)

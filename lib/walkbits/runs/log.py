@@ -52,14 +52,14 @@ class Logged:
     outputs: tuple[Written, ...]
 
 
-def inputs_fingerprint(interactions: DataFrame, items: DataFrame, config: Config) -> str:
+def inputs_fingerprint(sources: Mapping[str, DataFrame], config: Config) -> str:
     """sha256 over the rows the run reads, the settings that decide its bits, and the code.
 
     Content, not file names or times: a copied input gives the same run, and an old day
     read again after new days arrived does too.
 
     Args:
-        interactions, items: The selected rows, as ingest sees them.
+        sources: The selected rows of each config section, as ingest sees them.
 
     Raises:
         EmptyInputError: one of them has no rows.
@@ -68,7 +68,8 @@ def inputs_fingerprint(interactions: DataFrame, items: DataFrame, config: Config
         __version__,
         code_digest(),
         str(sorted(deciding(config).items())),
-        *_contents({"interactions": interactions, "items": items}),
+        str([*sources]),
+        *_contents(sources),
     )
 
 
@@ -88,7 +89,7 @@ def code_digest() -> str:
     return digest.hexdigest()
 
 
-def _contents(sources: dict[str, DataFrame]) -> list[str]:
+def _contents(sources: Mapping[str, DataFrame]) -> list[str]:
     """What identifies the rows of each source; one query reads them all."""
     parts = [
         frame.select(F.lit(name).alias("source"), F.xxhash64(*frame.columns).alias("digest"))

@@ -7,18 +7,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from walkbits.arrays.places import write_bytes
 from walkbits.errors import ModelError
 from walkbits.ingest import features
-from walkbits.ingest.space import SPACE_FILE, FeatureSpace, load_space
+from walkbits.ingest.nodes import no_columns, usable
+from walkbits.ingest.space import SPACE_FILE, FeatureSpace, feature_schema_hash, layout_of, load_space
 from walkbits.models.card import load_model
 from walkbits.runs.stage import Stage, StageRun
-from walkbits.schemas import FEATURES, ITEM, NODES
+from walkbits.schemas import FEATURES, NODES
 from walkbits.stages import reuse
 from walkbits.stages.ingest_graph import read_inputs
 from walkbits.tables.store import Written
+from walkbits.types import NodeType
 
 
 def run(context: StageRun) -> list[Written]:
@@ -34,22 +37,40 @@ def learn_anew(context: StageRun) -> list[Written]:
 def _build(context: StageRun, donor: str | None) -> list[Written]:
     config, store = context.config, context.store
     reuse.record(context, donor)
-    numbers = len(config.items.numeric)
-    items = read_inputs(context.spark, config, context.run.ds).items
-    nodes = store.read(NODES, run_id=context.run_id).where(F.col("node_type") == ITEM)
-    degrees = nodes.select(F.col("external_id").alias("item_id"), "node_id", "degree")
-    tokens = features.hashed(items, config.features)
+    inputs = read_inputs(context.spark, config, context.run.ds)
+    layouts = {one: layout_of(config.features, table, one) for one, table in config.node_tables.items()}
+    described = [one for one, layout in layouts.items() if layout]
+    keys = {one: _keys(context, one) for one in described}
+    nodes = {
+        one: features.hashed(
+            usable(inputs.nodes[one]) if one in inputs.nodes else no_columns(keys[one]), config.features
+        )
+        for one in described
+    }
     if donor is None:
-        space = features.learn(tokens, degrees, config.features, numbers, config.seed)
+        learned = {
+            f"{one}.{name}": array
+            for one in described
+            for name, array in features.learn(nodes[one], keys[one], layouts[one], config.features).items()
+        }
+        space = FeatureSpace(config.seed, layouts, learned)
     else:
         space = space_of(context, donor)
     write_bytes(context.artifacts(reuse.SPACE) / SPACE_FILE, space.to_bytes())
-    embedded = features.vectors(tokens, degrees, space, config.features, numbers)
-    rows = embedded.join(degrees.drop("degree"), "item_id", "inner")
-    return [
-        store.write(FEATURES, rows, context.run_id),
-        context.artifact_written(reuse.SPACE, sum(one.size for one in space.learned.values())),
+    written = [
+        store.write(
+            FEATURES, features.vectors(nodes[one], keys[one], space, one), context.run_id, node_type=one
+        )
+        for one in described
     ]
+    learned_numbers = sum(one.size for one in space.learned.values())
+    return [*written, context.artifact_written(reuse.SPACE, learned_numbers)]
+
+
+def _keys(context: StageRun, node_type: NodeType) -> DataFrame:
+    """(id, node_id, degree) of the run's nodes of a type."""
+    nodes = context.store.read(NODES, run_id=context.run_id).where(F.col("node_type") == node_type)
+    return nodes.select(F.col("external_id").alias("id"), "node_id", "degree")
 
 
 def space_of(context: StageRun, run_id: str) -> FeatureSpace:
@@ -72,7 +93,7 @@ STAGE = Stage(
         config.features,
         config.retrain,
         reuse.training_hash(config),
-        features.feature_schema_hash(config.features, config.items),
+        feature_schema_hash(config.features, config.node_tables),
     ),
     run=run,
 )

@@ -20,10 +20,9 @@ from walkbits.graph.csr import BipartiteCsr, read_meta
 from walkbits.graph.relations import edge_neighborhoods
 from walkbits.inference.layers import infer
 from walkbits.inference.plan import explained, plan_updates
-from walkbits.ingest.features import feature_schema_hash
-from walkbits.ingest.space import read_space, space_id
+from walkbits.ingest.space import feature_schema_hash, read_space, space_id
 from walkbits.models.card import LoadedModel, load_model
-from walkbits.network.declaration import Score, Update
+from walkbits.network.declaration import Network, Score, Update
 from walkbits.runs.stage import Parts, Stage, StageRun
 from walkbits.schemas import CONTEXT, EMBEDDINGS, FEATURES, ITEM, NEIGHBORHOODS, NODES, REPRESENTATIONS
 from walkbits.stages.build_neighborhoods import GRAPH, num_nodes
@@ -44,7 +43,7 @@ def run(context: StageRun) -> list[Written]:
         inferred = infer(
             context.spark,
             model,
-            features={ITEM: item_features(store, run_id)},
+            features=features_of_nodes(store, run_id, model.card.network, counts),
             num_nodes=counts,
             neighborhoods=lambda update: neighborhoods(context, update),
             inference=context.config.inference,
@@ -94,9 +93,35 @@ class CommittedLayers:
         return self._context.store.scan(REPRESENTATIONS, ("node", "representation"), **where)
 
 
-def item_features(store: Store, run_id: str) -> Rows:
-    """(node_id, features) of a run: an item's id is its index."""
-    return store.scan(FEATURES, ("node_id", "features"), run_id=run_id)
+def features_of_nodes(
+    store: Store, run_id: str, network: Network, counts: Mapping[NodeType, int]
+) -> dict[NodeType, Rows]:
+    """(node, features) of a run, of each node type whose features the network reads.
+
+    Args:
+        counts: Nodes per type.
+    """
+    wanted = [one for one, declared in network.inputs.items() if declared.feature_width is not None]
+    return {
+        one: store.scan(FEATURES, ("node_id", "features"), run_id=run_id, node_type=one).then(
+            _Index(counts["item"] if one == CONTEXT else 0).run, "node bigint, features binary"
+        )
+        for one in wanted
+    }
+
+
+@dataclass(frozen=True)
+class _Index:
+    """Node ids to indices within the type: items come first."""
+
+    first: int
+
+    def run(self, batches: Batches) -> Batches:
+        """(node_id, features) -> (node, features)."""
+        for batch in batches:
+            node_id, features = batch.columns
+            node = pc.subtract(node_id, self.first) if self.first else node_id
+            yield pa.RecordBatch.from_arrays([node, features], names=["node", "features"])
 
 
 def neighborhoods(context: StageRun, update: Update) -> Rows:
@@ -161,7 +186,7 @@ def load_run_model(context: StageRun) -> LoadedModel:
     """
     folder = context.artifacts(MODEL)
     model = load_model(folder)
-    expected = feature_schema_hash(context.config.features, context.config.items)
+    expected = feature_schema_hash(context.config.features, context.config.node_tables)
     if model.card.feature_schema != expected:
         raise ModelError(
             f"model '{folder}': feature schema must be {expected[:12]}, got "

@@ -17,8 +17,7 @@ from pyspark.sql import functions as F
 from walkbits.arrays.places import exists, read_bytes, write_bytes
 from walkbits.config import Config
 from walkbits.errors import ModelError
-from walkbits.ingest.features import feature_schema_hash
-from walkbits.ingest.space import load_space
+from walkbits.ingest.space import feature_schema_hash, load_space
 from walkbits.models.card import read_card
 from walkbits.runs.log import metric
 from walkbits.runs.stage import StageRun
@@ -90,7 +89,7 @@ def _reusable(context: StageRun) -> str | None:
         return None
     age = (run.ds - datetime.strptime(card.data_run[:8], "%Y%m%d").replace(tzinfo=UTC).date()).days
     same = (card.feature_schema, card.config_hash) == (
-        feature_schema_hash(config.features, config.items),
+        feature_schema_hash(config.features, config.node_tables),
         training_hash(config),
     )
     cosine = metric(store, published["run_id"], "audit_run", "cosine[item]")

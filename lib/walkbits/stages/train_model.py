@@ -8,12 +8,12 @@ from __future__ import annotations
 import logging
 
 import numpy as np
+from pyspark.sql import functions as F
 
 from walkbits.arrays.places import Place
 from walkbits.errors import InputError
 from walkbits.graph.csr import BipartiteCsr, read_meta
-from walkbits.ingest.features import feature_schema_hash, feature_width
-from walkbits.ingest.space import read_space
+from walkbits.ingest.space import feature_schema_hash, layout_of, read_space, width_of
 from walkbits.models import walked_relations
 from walkbits.models.base import Shapes
 from walkbits.models.card import Card, copy_model, read_card, save_model
@@ -68,7 +68,7 @@ def _train(context: StageRun) -> list[Written]:
         )  # fmt: skip
     card = save_model(
         context.artifacts(reuse.MODEL), trained.network, trained.weights,
-        feature_schema=feature_schema_hash(config.features, config.items),
+        feature_schema=feature_schema_hash(config.features, config.node_tables),
         feature_space=read_space(context.artifacts(reuse.SPACE)),
         config_hash=reuse.training_hash(config),
         data_run=run_id,
@@ -83,7 +83,10 @@ def shapes_of(context: StageRun, csr: BipartiteCsr) -> Shapes:
     """Node counts of the run's graph, and widths of its features."""
     config = context.config
     num_nodes: dict[NodeType, int] = {"item": csr.item.num_nodes, "context": csr.context.num_nodes}
-    return Shapes(num_nodes, {"item": feature_width(config.features, config.items)})
+    widths = {
+        one: width_of(layout_of(config.features, table, one)) for one, table in config.node_tables.items()
+    }
+    return Shapes(num_nodes, {one: width for one, width in widths.items() if width})
 
 
 def write_arrays(context: StageRun, network: Network, csr: BipartiteCsr, folder: Place) -> None:
@@ -93,8 +96,11 @@ def write_arrays(context: StageRun, network: Network, csr: BipartiteCsr, folder:
     config, store, run_id, training = context.config, context.store, context.run_id, context.config.training
     for one, declared in network.inputs.items():
         if declared.feature_width is not None:
-            features = store.read(FEATURES, run_id=run_id).select("node_id", "features")
-            arrays.write_features(features, one, csr.item.num_nodes, declared.feature_width, folder)
+            # items come first among a run's node ids
+            side, first = (csr.item, 0) if one == "item" else (csr.context, csr.item.num_nodes)
+            features = store.read(FEATURES, run_id=run_id, node_type=one)
+            indexed = features.select((F.col("node_id") - first).alias("node_id"), "features")
+            arrays.write_features(indexed, one, side.num_nodes, declared.feature_width, folder)
     for relation in walked_relations(config.model):
         side, _ = csr.sides(relation)
         neighborhoods = store.read(NEIGHBORHOODS, run_id=run_id, relation=relation)

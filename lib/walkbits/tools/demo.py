@@ -173,7 +173,8 @@ def main(argv: Iterable[str] | None = None) -> int:
     def work() -> None:
         config = load_config(CONFIG)
         if step == "prepare":
-            prepare(Path(config.interactions.path or ""), Path(config.items.path or ""))
+            items = config.items.path if config.items else None
+            prepare(Path(config.interactions.path or ""), Path(items or ""))
         else:
             sys.stdout.write(show(config.root))
 
