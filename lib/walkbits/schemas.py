@@ -13,21 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
-from pyspark.sql.types import (
-    ArrayType,
-    BinaryType,
-    BooleanType,
-    DataType,
-    DateType,
-    DoubleType,
-    FloatType,
-    IntegerType,
-    LongType,
-    StringType,
-    StructField,
-    StructType,
-    TimestampType,
-)
+from pyspark.sql import types
 
 ITEM: Final = "item"
 CONTEXT: Final = "context"
@@ -38,18 +24,18 @@ LIVE: Final = "live"
 WEIGHT_SCALE: Final = 1 << 20
 """Fixed point of edge weights: integer sums do not depend on row order."""
 
-_TYPES: Final[dict[str, DataType]] = {
-    "STRING": StringType(),
-    "INT": IntegerType(),
-    "BIGINT": LongType(),
-    "FLOAT": FloatType(),
-    "DOUBLE": DoubleType(),
-    "DATE": DateType(),
-    "TIMESTAMP": TimestampType(),
-    "BOOLEAN": BooleanType(),
-    "BINARY": BinaryType(),
-    "ARRAY<BIGINT>": ArrayType(LongType(), containsNull=False),
-    "ARRAY<FLOAT>": ArrayType(FloatType(), containsNull=False),
+_TYPES: Final[dict[str, types.DataType]] = {
+    "STRING": types.StringType(),
+    "INT": types.IntegerType(),
+    "BIGINT": types.LongType(),
+    "FLOAT": types.FloatType(),
+    "DOUBLE": types.DoubleType(),
+    "DATE": types.DateType(),
+    "TIMESTAMP": types.TimestampType(),
+    "BOOLEAN": types.BooleanType(),
+    "BINARY": types.BinaryType(),
+    "ARRAY<BIGINT>": types.ArrayType(types.LongType(), containsNull=False),
+    "ARRAY<FLOAT>": types.ArrayType(types.FloatType(), containsNull=False),
 }
 
 
@@ -81,10 +67,13 @@ class Table:
         return [column.name for column in self.columns]
 
     @property
-    def schema(self) -> StructType:
+    def schema(self) -> types.StructType:
         """The Spark schema with comments."""
-        return StructType(
-            [StructField(c.name, _TYPES[c.type], c.nullable, {"comment": c.comment}) for c in self.columns]
+        return types.StructType(
+            [
+                types.StructField(c.name, _TYPES[c.type], c.nullable, {"comment": c.comment})
+                for c in self.columns
+            ]
         )
 
 
