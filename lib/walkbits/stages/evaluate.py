@@ -9,10 +9,12 @@ from __future__ import annotations
 import numpy as np
 from pyspark.sql import functions as F
 
+from walkbits.errors import EmptyInputError
 from walkbits.evaluation.protocol import Figure, evaluate, space
 from walkbits.evaluation.rankers import Codes, Embedding, ItemKnn, Popularity, Ranker
 from walkbits.evaluation.splits import Edges, Split
 from walkbits.index.codes import rotation, vectors
+from walkbits.models.card import read_card
 from walkbits.runs.stage import Stage, StageRun
 from walkbits.schemas import (
     CODES,
@@ -26,6 +28,7 @@ from walkbits.schemas import (
     Table,
 )
 from walkbits.stages.build_neighborhoods import num_nodes
+from walkbits.stages.reuse import MODEL
 from walkbits.tables.store import Written
 from walkbits.types import F32, I64
 
@@ -36,19 +39,19 @@ def run(context: StageRun) -> list[Written]:
     """Rank the catalogue for every query of both tasks, by each ranker."""
     config, store, run_id = context.config, context.store, context.run_id
     split = _split(context)
-    items = _item_embeddings(context)
+    embedding = _embedding(context)
     rankers: list[Ranker] = [
         Popularity(),
         ItemKnn(config.evaluation.num_neighbors),
-        Embedding("embeddings", items),
-        *_codes(context, Embedding("embeddings", items)),
+        embedding,
+        *_codes(context, embedding),
     ]
     figures = [
         figure
         for part in (split, split.item_to_item(config.seed))
         for figure in evaluate(part, rankers, config.evaluation.ks, config.evaluation.metrics)
     ]
-    figures += space("embeddings", items, config.seed, _item_neighborhoods(context))
+    figures += space(embedding.name, embedding.items, config.seed, _item_neighborhoods(context))
     floor = {(f.task, f.metric, f.k): f.value for f in figures if f.model == _FLOOR}
     rows = [
         (f.task, f.split, f.model, f.metric, f.k, f.value, floor.get((f.task, f.metric, f.k)),
@@ -106,21 +109,42 @@ def _split(context: StageRun) -> Split:
     return Split.given(edges(EDGES), edges(HOLDOUT), name="leave_one_out")
 
 
-def _item_embeddings(context: StageRun) -> F32:
-    """fp32 [items, embedding_size] in index order."""
-    rows = (
-        context.store.read(EMBEDDINGS, run_id=context.run_id, node_type=ITEM)
-        .select("node_id", "embedding")
-        .toArrow()
+def _embedding(context: StageRun) -> Embedding:
+    """The run's vectors as the published score has them: inner product with the context's plus prior.
+
+    Where the model gives contexts no vector, a context is the sum of its items'.
+    """
+    counts = num_nodes(context)
+
+    def side(node_type: str, first: int, count: int) -> tuple[F32, F32] | None:
+        rows = (
+            context.store.read(EMBEDDINGS, run_id=context.run_id, node_type=node_type)
+            .select("node_id", "embedding", "prior")
+            .toArrow()
+        )
+        if not rows.num_rows:
+            return None
+        own = rows["node_id"].to_numpy() - first
+        read = vectors(rows["embedding"].combine_chunks())
+        placed, prior = np.zeros((count, read.shape[1]), np.float32), np.zeros(count, np.float32)
+        placed[own], prior[own] = read, rows["prior"].to_numpy()
+        return placed, prior
+
+    items = side(ITEM, 0, counts[ITEM])
+    if items is None:
+        raise EmptyInputError("embeddings must hold items, got none; run the layers first")
+    contexts = side(CONTEXT, counts[ITEM], counts[CONTEXT])
+    return Embedding(
+        "embeddings", items[0], contexts[0] if contexts else None, prior=items[1] if items[1].any() else None
     )
-    order = np.argsort(rows["node_id"].to_numpy())
-    return vectors(rows["embedding"].combine_chunks())[order]
 
 
 def _codes(context: StageRun, queried: Embedding) -> list[Ranker]:
     """Both scores of every published code width, over the committed table."""
     config = context.config
-    rotated_by = rotation(config.seed, queried.items.shape[1], max(config.index.code_bits))
+    made = read_card(context.artifacts(MODEL)).network.outputs[ITEM].code
+    widest = max(config.index.code_bits)
+    rotated_by = rotation(config.seed, queried.items.shape[1], widest) if made == "rotated" else None
     rankers: list[Ranker] = []
     for bits in sorted(config.index.code_bits):
         rows = (
@@ -139,13 +163,15 @@ def _codes(context: StageRun, queried: Embedding) -> list[Ranker]:
     return rankers
 
 
-def _item_neighborhoods(context: StageRun) -> tuple[I64, I64]:
-    """The items' walk neighborhoods: indptr [items + 1] and neighbors."""
+def _item_neighborhoods(context: StageRun) -> tuple[I64, I64] | None:
+    """The items' walk neighborhoods: indptr [items + 1] and neighbors; None of a model without them."""
     rows = (
         context.store.read(NEIGHBORHOODS, run_id=context.run_id, relation="item_from_item")
         .select("node", "neighbors")
         .toArrow()
     )
+    if not rows.num_rows:
+        return None
     order = np.argsort(rows["node"].to_numpy())
     lists = [np.frombuffer(rows["neighbors"][int(row)].as_buffer(), "<i4") for row in order]
     indptr = np.concatenate([[0], np.cumsum([len(one) for one in lists])]).astype(np.int64)
@@ -154,7 +180,7 @@ def _item_neighborhoods(context: StageRun) -> tuple[I64, I64]:
 
 STAGE = Stage(
     name="evaluate",
-    after=("ingest_graph", "build_neighborhoods", "infer_layers", "build_index"),
+    after=("ingest_graph", "build_neighborhoods", "train_model", "infer_layers", "build_index"),
     settings=lambda config: (config.evaluation, config.index),
     run=run,
 )
