@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all test-dags test-airflow test-standalone check format sql doctor bench-build bench-layers bench-walks zip lock clean
+.PHONY: help setup demo test test-all test-dags test-airflow test-standalone check format sql doctor bench-build bench-layers bench-walks results zip lock clean
 
 ACTIVATE := . conf/env.sh
 # The last day of the demo's data.
@@ -60,6 +60,9 @@ bench-layers: setup ## Layer engine beside the limit and a join; writes benchmar
 bench-walks: setup ## Measure the walk engine beside its peers; writes benchmarks/results/walks.json
 	@benchmarks/peer_env.sh
 	@$(ACTIVATE); spark-submit --conf spark.ui.showConsoleProgress=false benchmarks/walks.py $(ARGS)
+
+results: setup ## Compare models and rivals on every data set at hand; writes docs/results.md and benchmarks/results/quality.json
+	@$(ACTIVATE); python benchmarks/quality.py $(ARGS)
 
 zip: setup ## Build dist/walkbits.zip, for spark-submit --py-files on a cluster
 	@rm -rf build dist

