@@ -222,7 +222,7 @@ def test_a_killed_backfill_under_other_partitions_resumes_and_ends_with_the_same
     before = versions(job.store)
     run_day(job)
     after = versions(job.store)
-    for name in ("nodes", "edges", "features/node_type=item", "neighborhoods"):
+    for name in ("nodes", "edges", "features", "neighborhoods"):
         assert before[name] == after[name]
     run, backfilled = find_run(day.store, None, DAY), find_run(job.store, None, earlier)
     assert (backfilled.inputs_fingerprint, backfilled.attempt) == (run.inputs_fingerprint, run.attempt)

@@ -15,7 +15,7 @@ from pyspark.sql import functions as F
 from walkbits import schemas
 from walkbits.arrays.mapped import save_array
 from walkbits.arrays.places import Place, place_of
-from walkbits.errors import ConfigError, EmptyInputError, InputError
+from walkbits.errors import EmptyInputError, InputError
 from walkbits.index.buckets import buckets_from_codes, buckets_of
 from walkbits.index.codes import codes_from_embeddings, encode, pack_bits, pack_bits_sql, rotation
 from walkbits.index.exact import QUERY_BLOCK, top_k
@@ -153,7 +153,7 @@ def test_a_search_by_cells_finds_what_it_expects(spark: SparkSession, tmp_path: 
     assert plan.gap is not None
     assert recall <= plan.recall
     assert plan.scored < NUM_ITEMS
-    assert share == pytest.approx(plan.recall, abs=0.03)
+    assert share == pytest.approx(plan.recall, abs=0.05)  # estimated on a sample of the queries
 
 
 def test_recommended_items_add_the_prior_and_leave_out_what_was_seen(
@@ -243,8 +243,6 @@ def test_related_refuses_what_it_cannot_rank(spark: SparkSession, tmp_path: Path
     ragged = F.when(F.col("node_id") == 2, F.slice("embedding", 1, 3)).otherwise(F.col("embedding"))
     with pytest.raises(PythonException, match="one size"):
         related(nodes.withColumn("embedding", ragged), tmp_path, INDEX)
-    with pytest.raises(ConfigError, match="target_recall"):
-        related(nodes, tmp_path, Index(num_related=10, exact="never", target_recall=0.9999999))
 
 
 def test_codes_of_nothing_are_refused(spark: SparkSession) -> None:
