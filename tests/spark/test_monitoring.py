@@ -23,7 +23,10 @@ def at(hours: float) -> datetime:
 
 def rows(table: Table, *values: dict[str, Any]) -> list[tuple[Any, ...]]:
     empty = {"attempt": 1, "inputs_fingerprint": "f", "config": "{}", "stage_key": "k", "fingerprint": "0"}
-    return [tuple((empty | value).get(name) for name in table.names) for value in values]
+    filled = [
+        empty | {"seq": int(v["recorded_at"].timestamp()) if "recorded_at" in v else None} | v for v in values
+    ]
+    return [tuple(one.get(name) for name in table.names) for one in filled]
 
 
 def state(run_id: str, name: str, hours: float, detail: str | None = None) -> dict[str, Any]:
