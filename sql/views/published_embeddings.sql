@@ -5,6 +5,7 @@ SELECT
     node_type,
     node_id,
     external_id,
-    embedding
+    embedding,
+    prior
 FROM embeddings
 WHERE run_id = (SELECT max_by(run_id, seq) FROM publications WHERE channel = 'live');

@@ -45,7 +45,8 @@ ROWS: list[tuple[Table, dict[str, int | str], list[tuple[object, ...]]]] = [
     (
         EMBEDDINGS,
         {},
-        [("item", i, "näme" * i, [x + i for x in FLOATS]) for i in range(20)] + [("context", 20, "", [])],
+        [("item", i, "näme" * i, [x + i for x in FLOATS], -i / 7) for i in range(20)]
+        + [("context", 20, "", [], 0.0)],
     ),
     (CODES, {"code_bits": 64}, [("item", i, str(i), [i - 7], i / 3) for i in range(9)]),
     (RELATED, {}, [("a" * 70, 1, "\U0001f600" * 40, float("nan")), ("b", 2, "c", -0.0)]),
@@ -89,7 +90,7 @@ def test_tasks_write_what_spark_writes(
 
 
 def test_the_log_bounds_scalars_and_no_vectors(store: Store) -> None:
-    rows = [("item", i, "\U0001f600" * 40 if i else "a", [float(i)]) for i in range(5)]
+    rows = [("item", i, "\U0001f600" * 40 if i else "a", [float(i)], 0.0) for i in range(5)]
     store.write_rows(EMBEDDINGS, [Rows.of(frame_of(store, EMBEDDINGS, {}, rows).coalesce(1))], RUN)
     said = pa.table(deltalake.DeltaTable(store.path(EMBEDDINGS)).get_add_actions(flatten=True)).to_pylist()[0]
     assert said["num_records"] == 5
@@ -110,9 +111,11 @@ def test_a_text_of_many_kilobytes_leaves_the_file_without_bounds(store: Store) -
             for number in range(batch.num_rows):  # each row a row group of its own
                 row = batch.slice(number, 1)
                 wide = pa.array([np.zeros(3 << 20, np.float32)])
-                yield pa.RecordBatch.from_arrays([*row.columns[:3], wide], names=batch.schema.names)
+                yield pa.RecordBatch.from_arrays(
+                    [*row.columns[:3], wide, row.column(4)], names=batch.schema.names
+                )
 
-    rows = [("item", i, name, [1.0]) for i, name in enumerate(("a", long, "b"))]
+    rows = [("item", i, name, [1.0], 0.0) for i, name in enumerate(("a", long, "b"))]
     frame = frame_of(store, EMBEDDINGS, {}, rows).coalesce(1)
     store.write_rows(EMBEDDINGS, [Rows.of(frame).then(large, frame.schema)], RUN)
     said = pa.table(deltalake.DeltaTable(store.path(EMBEDDINGS)).get_add_actions(flatten=True)).to_pylist()[0]

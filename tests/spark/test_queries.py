@@ -75,7 +75,7 @@ def published(spark: SparkSession) -> None:
                 "run_id": run_id, "node_type": node_type(row), "node_id": node_id, "external_id": IDS[row]
             }  # fmt: skip
             rows["nodes"].append(node | {"name": name(row), "node_key": row, "degree": row})
-            rows["embeddings"].append(node | {"embedding": x[row].tolist()})
+            rows["embeddings"].append(node | {"embedding": x[row].tolist(), "prior": 0.0})
             for bits in (64, 128):
                 code, scale = encode(x[[row]], rotation(0, SIZE, bits))
                 coded = {"code_bits": bits, "code": code[0].tolist(), "scale": float(scale[0])}
@@ -167,6 +167,8 @@ def test_every_query_is_tested_and_every_parameter_explained(request: pytest.Fix
 @pytest.mark.usefixtures("published")
 def test_views_show_the_live_run_whole(spark: SparkSession) -> None:
     for table in schemas.PUBLISHED:
+        if table == schemas.NEIGHBORHOODS:
+            continue  # shown as arrays, below
         view = spark.table(f"published_{table.name}")
         assert view.columns == table.names
         assert view.exceptAll(spark.table(table.name).where(f"run_id = '{LIVE}'")).count() == 0
