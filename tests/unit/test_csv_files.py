@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from walkbits.errors import InputError
@@ -139,6 +139,8 @@ def test_a_header_may_follow_empty_lines_and_a_file_may_be_compressed(tmp_path: 
 def test_what_python_writes_is_read(
     tmp_path_factory: pytest.TempPathFactory, table: list[tuple[str, ...]], quoting: Any, end: str
 ) -> None:
+    # Python 3.11 leaves a lone carriage return unquoted where rows end otherwise: such a file is torn already.
+    assume(quoting == csv.QUOTE_ALL or end == "\r\n" or not any("\r" in f for row in table for f in row))
     text = io.StringIO()
     writer = csv.writer(text, quoting=quoting, lineterminator=end)
     writer.writerows([COLUMNS, *table])
