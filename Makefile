@@ -2,11 +2,13 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all test-dags test-airflow test-standalone check format sql doctor bench-build bench-layers bench-walks results zip lock clean
+.PHONY: help setup demo test-unit test test-all test-dags test-airflow test-standalone check format sql doctor bench-build bench-layers bench-walks results zip lock clean
 
 ACTIVATE := . conf/env.sh
 # The last day of the demo's data.
 DEMO_DS := 2018-01-01
+# Two processes of tests, each with a Spark session of its own; a file's tests stay together.
+PYTEST := pytest -n 2 --dist loadfile
 
 help: ## List the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r name what; do printf '  make %-15s %s\n' "$$name" "$$what"; done
@@ -19,11 +21,14 @@ demo: setup ## Run a whole day on real baskets and show related products
 	@$(ACTIVATE); spark-submit jobs/run_daily.py --config conf/demo.yaml --ds $(DEMO_DS)
 	@$(ACTIVATE); python -m walkbits.tools.demo show
 
-test: setup ## Run the tests but the slow ones; ARGS="-k walks" passes flags to pytest
-	@$(ACTIVATE); pytest -m "not slow" $(ARGS)
+test-unit: setup ## Run the tests that need no Spark
+	@$(ACTIVATE); $(PYTEST) tests/unit $(ARGS)
 
-test-all: setup ## Run all tests, also kills at every point, full disks and races
-	@$(ACTIVATE); pytest $(ARGS)
+test: setup ## Run all tests but the slow ones; ARGS="-k walks" passes flags to pytest
+	@$(ACTIVATE); $(PYTEST) $(ARGS)
+
+test-all: test-dags ## Run every test: killed jobs, a cluster and a real Airflow too; print the coverage
+	@$(ACTIVATE); $(PYTEST) -m "" --cov --cov-report=term $(ARGS)
 
 test-dags: setup ## Build Airflow's own environment and test the DAG files in it
 	@conf/setup_airflow.sh
@@ -31,10 +36,10 @@ test-dags: setup ## Build Airflow's own environment and test the DAG files in it
 	@AIRFLOW_HOME=$(CURDIR)/.cache/airflow-home .cache/airflow/bin/python -m pytest --confcutdir tests/airflow tests/airflow/test_dags.py $(ARGS)
 
 test-airflow: test-dags ## Also run them for real: two days, a kill, a repeat, a backfill
-	@$(ACTIVATE); WALKBITS_AIRFLOW=1 pytest --confcutdir tests/airflow tests/airflow/test_real_run.py $(ARGS)
+	@$(ACTIVATE); pytest -m slow --confcutdir tests/airflow tests/airflow/test_real_run.py $(ARGS)
 
 test-standalone: setup ## Start a Spark master and two workers here, run a day on them, compare with local mode
-	@$(ACTIVATE); WALKBITS_STANDALONE=1 pytest tests/standalone $(ARGS)
+	@$(ACTIVATE); pytest -m slow tests/standalone $(ARGS)
 
 check: setup ## Lint and type-check Python and SQL
 	@$(ACTIVATE); ruff check .

@@ -49,6 +49,8 @@ setup(
         "dev": [
             f"pytest{V['PYTEST_SPEC']}",
             f"pytest-timeout{V['PYTEST_TIMEOUT_SPEC']}",
+            f"pytest-cov{V['PYTEST_COV_SPEC']}",
+            f"pytest-xdist{V['PYTEST_XDIST_SPEC']}",
             f"chispa{V['CHISPA_SPEC']}",
             f"hypothesis{V['HYPOTHESIS_SPEC']}",
             f"deltalake{V['DELTALAKE_SPEC']}",

@@ -16,16 +16,17 @@ from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
-
-if "WALKBITS_AIRFLOW" not in os.environ:
-    pytest.skip("runs a whole Airflow: make test-airflow", allow_module_level=True)
-
 from deltalake import DeltaTable
 from support import week_slice as week
 from support.small_data import SMALL_DATA
 
 ROOT = Path(__file__).resolve().parents[2]
 AIRFLOW = ROOT / ".cache" / "airflow" / "bin" / "airflow"
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not AIRFLOW.exists(), reason="needs Airflow's own environment: make test-airflow"),
+]
 
 
 @pytest.fixture(scope="module")

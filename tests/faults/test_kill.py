@@ -20,6 +20,7 @@ from walkbits.tables.store import Store
 DS = "2026-01-31"
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_a_job_killed_in_a_stage_resumes_and_publishes_whole(spark: SparkSession, tmp_path: Path) -> None:
     world.write_inputs(tmp_path / "inputs")

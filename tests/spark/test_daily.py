@@ -185,6 +185,7 @@ class Killed(Exception):
     """Stands for a crash between two stages."""
 
 
+@pytest.mark.slow
 def test_a_killed_backfill_under_other_partitions_resumes_and_ends_with_the_same_bits(
     day: Job, other_partitions: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -342,6 +342,7 @@ def test_rows_of_ids_follow_the_keys_and_unknown_nodes_start_at_zeros(
         np.testing.assert_allclose(row.embedding, plain[row.node_type][row.node], rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("master", "uri"), [("local[1]", False), ("local-cluster[2,1,1024]", True)])
 def test_other_masters_and_executors_that_share_no_disk_give_the_same_bits(
     spark: SparkSession, tmp_path: Path, master: str, uri: bool

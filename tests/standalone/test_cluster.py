@@ -14,13 +14,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-import pytest
-
-if "WALKBITS_STANDALONE" not in os.environ:
-    pytest.skip("starts a Spark cluster: make test-standalone", allow_module_level=True)
-
 import numpy as np
 import pyarrow.parquet as pq
+import pytest
 from conftest import ROOT
 from deltalake import DeltaTable
 from reference.walks import random_graph
@@ -31,6 +27,8 @@ from walkbits.walks.replicated import neighborhood_batch
 
 BIN = Path(sys.executable).parent
 NUM_WORKERS = 2
+
+pytestmark = pytest.mark.slow
 
 
 def free_port() -> int:
