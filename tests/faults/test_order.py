@@ -14,7 +14,8 @@ from support import world
 from walkbits.runs import log
 from walkbits.runs.collect import collectable
 from walkbits.runs.log import Run, find_run, is_labelled, log_stage, newest_state, read_log, record_state
-from walkbits.schemas import RUNS, STAGE_LOG
+from walkbits.runs.stage import StageRun
+from walkbits.schemas import RUN_METRICS, RUNS, STAGE_LOG
 from walkbits.settings import Maintenance
 from walkbits.tables.store import Store, Written
 
@@ -88,3 +89,20 @@ def test_a_collected_run_is_found_by_its_id_only(spark: SparkSession, tmp_path: 
 def test_a_day_is_a_day_in_every_zone(zone: str, ds: str) -> None:
     run = Run(date.fromisoformat(ds), "0a1b2c3d" + "0" * 56, 1)
     assert run.run_id == f"{ds.replace('-', '')}-0a1b2c3d-a1"
+
+
+def test_figures_of_another_attempt_take_the_place_of_the_last_ones(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    """Also where one attempt measured more than the other."""
+    config = world.world_config(tmp_path)
+    context = StageRun(Store(spark, config.root), config, Run(date(2026, 1, 31), "a" * 64, 1))
+    for attempt, figures in enumerate(
+        ({}, {"loss": (1.0, "")}, {"loss": (2.0, ""), "epochs": (4.0, "")}, {})
+    ):
+        context.metrics({"train_model": figures, "train_model.cost": {"tasks": (float(attempt), "tasks")}})
+        rows = context.store.read(RUN_METRICS, run_id=context.run_id).collect()
+        assert {row["metric"]: row["value"] for row in rows if row["stage"] == "train_model"} == {
+            name: value for name, (value, _) in figures.items()
+        }
+        assert [row["value"] for row in rows if row["stage"] == "train_model.cost"] == [float(attempt)]

@@ -10,6 +10,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from support import world
+from walkbits import cli
 from walkbits.config import without_credentials
 from walkbits.errors import ConfigError, InputError, LostRaceError, WalkbitsError
 from walkbits.runs.log import RUN_ID_PATTERN, code_digest
@@ -100,3 +102,20 @@ def test_two_jobs_probe_one_root_at_once(tmp_path: Path) -> None:
 )
 def test_an_upper_bound_is_not_below_its_text(value: str) -> None:
     assert _upper(value) >= value
+
+
+@pytest.mark.parametrize(("writes", "code", "worked"), [(True, 1, []), (False, 0, ["verified"])])
+def test_a_reader_needs_no_root_to_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: bool, code: int, worked: list[str]
+) -> None:
+    """A root below a file cannot be made, by nobody."""
+    (tmp_path / "file").touch()
+    config = world.write_config(tmp_path, tmp_path / "inputs", tmp_path / "file" / "root")
+    seen: list[str] = []
+    monkeypatch.setattr(cli, "get_session", lambda _name: SimpleNamespace(stop=lambda: None))
+    parser = cli.job_parser("verify", "")
+    assert (
+        cli.run_job(parser, ["--config", str(config)], lambda *_: seen.append("verified"), writes=writes)
+        == code
+    )
+    assert seen == worked
