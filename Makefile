@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test-unit test test-all test-dags test-airflow test-standalone check format sql doctor bench-build bench-layers bench-walks results zip lock clean
+.PHONY: help setup demo test-unit test test-all test-dags test-airflow test-standalone check format sql doctor bench-build bench-index bench-layers bench-walks results zip lock clean
 
 ACTIVATE := . conf/env.sh
 # The last day of the demo's data.
@@ -58,6 +58,9 @@ doctor: ## Check versions, jars and settings; tells the command that mends each 
 
 bench-build: setup ## Build a mapped graph of 100 M edges; writes benchmarks/results/graph_build.json
 	@$(ACTIVATE); spark-submit --conf spark.ui.showConsoleProgress=false benchmarks/graph_build.py $(ARGS)
+
+bench-index: setup ## Measure batch top-k beside faiss; writes benchmarks/results/index.json
+	@$(ACTIVATE); spark-submit --conf spark.ui.showConsoleProgress=false benchmarks/index.py $(ARGS)
 
 bench-layers: setup ## Layer engine beside the limit and a join; writes benchmarks/results/layers.json
 	@$(ACTIVATE); spark-submit --conf spark.ui.showConsoleProgress=false benchmarks/layers.py $(ARGS)
