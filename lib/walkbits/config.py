@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, NonNegativeInt, SerializeAsAny
+from pydantic import BeforeValidator, Field, NonNegativeInt, SerializeAsAny, model_validator
 
 from walkbits.input_settings import Contexts, Impressions, Interactions, Items, NodeTable
 from walkbits.models import DEFAULT, architectures, parse_model
@@ -65,6 +65,16 @@ class Config(Section):
     audit: Audit = Audit()
     maintenance: Maintenance = Maintenance()
     evaluation: Evaluation = Evaluation()
+
+    @model_validator(mode="after")
+    def _codes_are_as_wide_as_the_model(self) -> Config:
+        learned, widest = self.model.learned_bits, max(self.index.code_bits)
+        if learned is not None and learned < widest:
+            raise ValueError(
+                f"index.code_bits may be at most the {learned} bits that '{self.model.architecture}' learns, "
+                f"got {widest}; raise model.code_bits or lower index.code_bits"
+            )
+        return self
 
     @property
     def weighted(self) -> bool:

@@ -256,8 +256,6 @@ class Lsh(Section):
 
     band_bits: Annotated[int, Field(ge=4, le=32)] = 8
     """Bits per band. 8 to 16."""
-    probes: PositiveInt = 3
-    """Buckets looked up per band: the own one and those with the least confident bits flipped."""
     min_bands: PositiveInt = 2
     """theta: a candidate must match in at least this many bands."""
 
@@ -270,7 +268,7 @@ class Index(Section):
     lsh_bits: CodeBits = 128
     """The code width that bands are cut from; one of `code_bits`."""
     lsh: Lsh = Lsh()
-    """Bands and probes."""
+    """How codes are cut into bands."""
     num_related: Annotated[int, Field(ge=1, le=1000)] = 20
     """Related items published per item."""
     num_recommended: Annotated[int, Field(ge=0, le=1000)] = 20
@@ -309,6 +307,8 @@ class Audit(Section):
     judge catalogues of 100 items and more."""
     max_random_cosine: Fraction = 0.9
     """Largest mean cosine of random pairs of items: above it the space has collapsed. 0.3 to 0.9."""
+    max_constant_bits: Fraction = 0.25
+    """Largest share of code bits that are equal for all items: a hash layer that says nothing. 0 to 0.25."""
     min_neighbor_lift: Annotated[float, Field(ge=-1.0, le=1.0)] = 0.0
     """How much nearer walk neighbors must be than random pairs, in mean cosine. 0 to 0.3."""
     min_recall: Fraction = 0.0

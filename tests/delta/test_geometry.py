@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pyspark.sql import SparkSession
+from walkbits.index.buckets import buckets_from_codes
+from walkbits.index.codes import pack_bits
 from walkbits.runs.audit import gates
-from walkbits.runs.geometry import geometry
-from walkbits.schemas import EMBEDDINGS, NEIGHBORHOODS
-from walkbits.settings import Audit
+from walkbits.runs.geometry import code_health, geometry
+from walkbits.schemas import CODES, EMBEDDINGS, LSH_BUCKETS, NEIGHBORHOODS
+from walkbits.settings import Audit, Index
 from walkbits.tables.store import Store
 
 RUN, ITEMS = "20260131-0a1b2c3d-a1", 300
@@ -78,3 +80,34 @@ def test_pairs_of_a_small_catalogue_are_not_judged(spark: SparkSession, tmp_path
     schema = "node_type string, node_id bigint, external_id string, embedding array<float>, prior float"
     store.write(EMBEDDINGS, spark.createDataFrame([("item", 0, "p", [1.0, 0.0], 0.0)], schema), RUN)
     assert geometry(store, RUN, 5, 1) == {"zero_vectors[item]": (0.0, "ratio")}
+
+
+def test_codes_are_judged_by_their_bits_and_buckets(spark: SparkSession, tmp_path: Path) -> None:
+    store = Store(spark, str(tmp_path / "root"))
+    bits = np.random.default_rng(3).random((ITEMS, 64)) < 0.3
+    bits[:, :24] = True
+    rows = [(64, "item", i, f"p{i}", code.tolist(), 1.0) for i, code in enumerate(pack_bits(bits))]
+    names = "code_bits int, node_type string, node_id bigint, external_id string"
+    codes = spark.createDataFrame(rows, f"{names}, code array<bigint>, scale float")
+    index = Index(code_bits=(64,), lsh_bits=64)
+    store.write(CODES, codes, RUN)
+    store.write(LSH_BUCKETS, buckets_from_codes(codes, index), RUN)
+    figures = {name: value for name, (value, _) in code_health(store, RUN, 64, 5, ITEMS).items()}
+    populations = np.concatenate(
+        [
+            np.unique(np.packbits(bits[:, at : at + 8], axis=1), return_counts=True)[1]
+            for at in range(0, 64, 8)
+        ]
+    )
+    pairs = np.abs(populations[:, None] - populations).sum()
+    correlation = np.corrcoef(bits[:, 24:], rowvar=False)
+    assert figures == pytest.approx(
+        {
+            "constant_bits[item]": 24 / 64,
+            "bit_balance[item]": 1 - np.abs(2 * bits.mean(axis=0) - 1).mean(),
+            "bit_correlation[item]": np.abs(correlation[~np.eye(40, dtype=bool)]).mean(),
+            "bucket_gini": pairs / (2 * len(populations) * populations.sum()),
+        }
+    )
+    (sentence,) = gates({"constant_bits[item]": (24 / 64, "ratio")}, None, Audit())
+    assert sentence.startswith("audit.max_constant_bits")

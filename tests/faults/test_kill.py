@@ -13,6 +13,7 @@ from conftest import ROOT
 from pyspark.sql import SparkSession
 from support import world
 from support.submitted import submit
+from walkbits.errors import ConfigError
 from walkbits.runs.log import find_run, logged_stages
 from walkbits.schemas import EMBEDDINGS, PUBLICATIONS, PUBLISHED, RECOMMENDATIONS
 from walkbits.tables.store import Store
@@ -53,8 +54,8 @@ def test_a_job_killed_in_a_stage_resumes_and_publishes_whole(spark: SparkSession
 
 
 @pytest.mark.parametrize("flag", ["--no-such-flag", "--ds=yesterday"])
-def test_a_bad_flag_ends_with_code_2_and_usage(flag: str) -> None:
+def test_a_bad_flag_ends_as_a_bad_setting_does_with_usage(flag: str) -> None:
     command = [sys.executable, "jobs/run_daily.py", flag]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
-    assert ended.returncode == 2
+    assert ended.returncode == ConfigError.exit_code
     assert "usage: spark-submit jobs/run_daily.py" in ended.stderr

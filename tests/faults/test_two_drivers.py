@@ -103,7 +103,7 @@ def test_a_rollback_beside_a_collection_shows_a_whole_run_or_none(
 ) -> None:
     """The rollback comes when the collection has chosen its runs; it is refused, and the live run stays."""
     day = copied(maintenance=KEEP_ONE)
-    live, seen = day.live(), []
+    live, seen, first = day.live(), [], day.context(DAY).run_id
 
     def late(store: Any, run_ids: list[str]) -> Any:
         seen.append((run_ids, newest_state(store, run_ids[0])))
@@ -115,7 +115,7 @@ def test_a_rollback_beside_a_collection_shows_a_whole_run_or_none(
     monkeypatch.setattr(collect, "drop_runs", late)
     collected = maintain(day.store, day.config)
     assert seen == [(collected, "collecting")]
-    assert collected == [day.context(DAY).run_id]
+    assert collected == [first]
     assert day.live() == live
     with pytest.raises(AuditError, match="must re-read as logged.*the channel still shows"):
         roll_back(day.store, day.config)
@@ -150,10 +150,10 @@ def test_a_run_at_work_is_not_collected(copied: Callable[..., Day]) -> None:
     """Both runs were quiet for long and no channel shows them; of one the driver is at work again."""
     day = copied(maintenance=KEEP_ONE)
     shutil.rmtree(day.store.path(PUBLICATIONS))
-    run_id = day.context(DAY).run_id
+    run_id, idle = day.context(DAY).run_id, day.context(NEXT_DAY).run_id
     whole = day.rows(run_id)
     with leased(day_of(day.spark, day.config).store, run_id):
-        assert maintain(day.store, day.config) == [day.context(NEXT_DAY).run_id]
+        assert maintain(day.store, day.config) == [idle]
     assert day.rows(run_id) == whole
     assert newest_state(day.store, run_id) == "published"
 
@@ -162,11 +162,11 @@ def test_a_collection_that_is_killed_is_ended_by_the_next(
     copied: Callable[..., Day], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     day = copied(maintenance=KEEP_ONE)
+    first = day.context(DAY).run_id
     with monkeypatch.context() as patch:
         patch.setattr(collect, "drop_runs", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             maintain(day.store, day.config)
-    first = day.context(DAY).run_id
     assert newest_state(day.store, first) == "collecting"
     patient = day.config.model_copy(update={"maintenance": Maintenance(keep_published=1)})
     assert maintain(day.store, patient) == [first]

@@ -60,7 +60,7 @@ def items(nodes: DataFrame) -> DataFrame:
 
 
 def test_codes_equal_the_pure_function(spark: SparkSession) -> None:
-    codes = codes_from_embeddings(embeddings(spark, 3), INDEX, seed=9)
+    codes = codes_from_embeddings(embeddings(spark, 3), INDEX, seed=9, learned=False)
     assert codes.columns == [name for name in schemas.CODES.names if name != "run_id"]
     for bits in INDEX.code_bits:
         found = codes.where(F.col("code_bits") == bits).orderBy("node_id").toPandas()
@@ -77,10 +77,10 @@ def test_learned_codes_skip_the_rotation(spark: SparkSession) -> None:
     nodes = spark.createDataFrame(table).select(
         F.lit(schemas.ITEM).alias("node_type"), "node_id", F.lit("x").alias("external_id"), "embedding"
     )
-    found = codes_from_embeddings(nodes, learned, seed=0, rotate=False).orderBy("node_id").toPandas()
+    found = codes_from_embeddings(nodes, learned, seed=0, learned=True).orderBy("node_id").toPandas()
     assert found["code"].map(list).tolist() == pack_bits(wide).tolist()
     with pytest.raises(PythonException, match="at least 128 coordinates"):
-        codes_from_embeddings(nodes, Index(code_bits=(128,)), seed=0, rotate=False).collect()
+        codes_from_embeddings(nodes, Index(code_bits=(128,)), seed=0, learned=True).collect()
 
 
 def test_sql_packs_the_same_bits(spark: SparkSession) -> None:
@@ -95,7 +95,9 @@ def test_sql_packs_the_same_bits(spark: SparkSession) -> None:
 @pytest.mark.parametrize(("lsh_bits", "band_bits"), [(192, 12), (64, 8), (64, 32)])
 def test_buckets_equal_the_pure_function(spark: SparkSession, lsh_bits: int, band_bits: int) -> None:
     index = Index(code_bits=(64, 192), lsh_bits=lsh_bits, lsh=Lsh(band_bits=band_bits))
-    buckets = buckets_from_codes(codes_from_embeddings(embeddings(spark, 2), index, seed=9), index)
+    buckets = buckets_from_codes(
+        codes_from_embeddings(embeddings(spark, 2), index, seed=9, learned=False), index
+    )
     assert buckets.columns == [name for name in schemas.LSH_BUCKETS.names if name != "run_id"]
     found = buckets.orderBy("node_id", "band").toPandas()
     expected = buckets_of(encode(X[:NUM_ITEMS], rotation(9, SIZE, lsh_bits))[0], band_bits)
@@ -198,7 +200,7 @@ def test_nothing_depends_on_partitioning_row_order_or_place(
     spark: SparkSession, tmp_path: Path, partitions: int
 ) -> None:
     def fingerprints(nodes: DataFrame, folder: Place) -> list[tuple[int, int]]:
-        codes = codes_from_embeddings(nodes, INDEX, seed=2)
+        codes = codes_from_embeddings(nodes, INDEX, seed=2, learned=False)
         tables = [codes, buckets_from_codes(codes, INDEX)]
         for exact in ("always", "never"):
             index = Index(num_related=7, exact=exact, target_recall=0.8)
@@ -247,4 +249,4 @@ def test_related_refuses_what_it_cannot_rank(spark: SparkSession, tmp_path: Path
 
 def test_codes_of_nothing_are_refused(spark: SparkSession) -> None:
     with pytest.raises(EmptyInputError, match="embeddings"):
-        codes_from_embeddings(embeddings(spark, 1).limit(0), INDEX, seed=0)
+        codes_from_embeddings(embeddings(spark, 1).limit(0), INDEX, seed=0, learned=False)

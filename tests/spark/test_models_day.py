@@ -10,8 +10,9 @@ import pytest
 from pyspark.sql import SparkSession
 from support import world
 from walkbits.config_file import load_config
+from walkbits.index.codes import encode, rotation
 from walkbits.models import architectures
-from walkbits.schemas import EDGES, EMBEDDINGS, PUBLICATIONS
+from walkbits.schemas import CODES, EDGES, EMBEDDINGS, PUBLICATIONS
 from walkbits.stages import daily
 
 SMALL = {
@@ -23,7 +24,7 @@ SMALL = {
     "walks.num_walks": 40,
 }
 ROOT = Path(__file__).resolve().parents[2]
-IN_EVERY_RUN = {"item_pool", "lightgcn"}
+IN_EVERY_RUN = {"item_pool", "hashgnn"}
 
 
 @pytest.mark.parametrize(
@@ -45,6 +46,15 @@ def test_a_day_runs_from_a_models_file(spark: SparkSession, tmp_path: Path, arch
     assert counts == {"item": world.NUM_ITEMS, "context": world.NUM_CONTEXTS}
     vectors = np.array([row.embedding for row in rows])
     assert len(np.unique(vectors.round(6), axis=0)) > world.NUM_ITEMS
+    learned = config.model.learned_bits is not None
+    for bits in config.index.code_bits:
+        made_by = None if learned else rotation(config.seed, vectors.shape[1], bits)
+        code, scale = encode(
+            vectors[:, :bits].astype(np.float32) if learned else vectors.astype(np.float32), made_by
+        )
+        published = run.store.read(CODES, run_id=run.run_id, code_bits=bits).collect()
+        found = {row.node_id: (row.code, row.scale) for row in published}
+        assert found == {row.node_id: (code[at].tolist(), scale[at]) for at, row in enumerate(rows)}
     score = config.model.score
     degrees = {
         row.item: row["count"]

@@ -37,6 +37,11 @@ def test_minimal_config_takes_defaults(tmp_path: Path) -> None:
         ({"wolks": {}}, "wolks", ""),
         ({"walks": {"number": 3}}, "walks.number", "3"),
         ({"index": {"code_bits": [100]}}, "index.code_bits.0", "100"),
+        (
+            {"model": {"architecture": "hashgnn", "code_bits": 128}},
+            "(top level)",
+            "the 128 bits that 'hashgnn' learns, got 256; raise model.code_bits",
+        ),
         ({"index": {"lsh_bits": 512}}, "index", "lsh_bits must be one of code_bits"),
         ({"interactions": {"path": "a", "table": "t"}}, "interactions", "exactly one of path and table"),
         (

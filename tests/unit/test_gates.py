@@ -25,6 +25,7 @@ def test_good_figures_pass_and_absent_ones_are_not_judged() -> None:
         ("distinct_vectors[item]", 0.05, "min_distinct_vectors"),
         ("random_cosine[item]", 0.95, "max_random_cosine"),
         ("random_cosine[item]", float("nan"), "max_random_cosine"),
+        ("constant_bits[item]", 0.3, "max_constant_bits"),
     ],
 )
 def test_a_broken_threshold_is_named(name: str, value: float, rule: str) -> None:

@@ -155,12 +155,6 @@ def neighbors_nearer(vectors: F32, indptr: I64, neighbors: I64, seed: int, pairs
     return float(np.mean((near > far) + 0.5 * (near == far)))
 
 
-def overlap(found: I64, exact: I64) -> float:
-    """Mean share of the exact list [q, k] that another method's list [q, any] holds."""
-    indptr = np.arange(len(exact) + 1) * exact.shape[1]
-    return Hits.of(found, indptr, exact.ravel()).recall(found.shape[1])
-
-
 def bit_balance(bits: NDArray[np.bool_]) -> F64:
     """Share of ones per bit, 0.5 is best: [code_bits] from [n, code_bits]."""
     return np.asarray(bits.mean(axis=0))
@@ -176,8 +170,16 @@ def bit_correlation(bits: NDArray[np.bool_]) -> float:
     return float((correlation.sum() - np.trace(correlation)) / (size * (size - 1)))
 
 
-def gini(populations: I64) -> float:
-    """Gini coefficient of bucket populations: 0 when all are equal, towards 1 when one holds all."""
-    ascending = np.sort(populations)
-    n = len(ascending)
-    return float(2 * (np.arange(1, n + 1) @ ascending) / (n * ascending.sum()) - (n + 1) / n)
+def gini(populations: I64, times: I64) -> float:
+    """Gini coefficient of bucket populations: 0 when all are equal, towards 1 when one holds all.
+
+    Args:
+        populations: int64 [m], different.
+        times: int64 [m], how many buckets have each population.
+    """
+    order = np.argsort(populations)
+    value, count = populations[order].astype(np.float64), times[order].astype(np.float64)
+    buckets, total = count.sum(), value @ count
+    # The mean place of the buckets of one population, counted from 1 in ascending order.
+    place = np.cumsum(count) - (count - 1) / 2
+    return float(2 * ((place * count) @ value) / (buckets * total) - (buckets + 1) / buckets)

@@ -154,13 +154,6 @@ def signs(code: I64) -> F32:
     return np.where(unpack_bits(code), np.float32(1), np.float32(-1))
 
 
-def hamming(a: I64, b: I64) -> I64:
-    """Number of differing bits of codes [..., words] that broadcast against each other."""
-    # On signed words numpy would count the bits of the absolute value.
-    differing: I64 = np.bitwise_count((a ^ b).view(np.uint64)).sum(axis=-1, dtype=np.int64)
-    return differing
-
-
 def encode(embeddings: F32, rotated_by: F32 | None) -> tuple[I64, F32]:
     """Codes and scales of embeddings; a zero vector gets the all-zero code and scale 0.
 
@@ -183,7 +176,7 @@ def _codes_of(projected: F64) -> tuple[I64, F32]:
 
 
 def codes_from_embeddings(
-    embeddings: DataFrame, index: settings.Index, seed: int, *, rotate: bool = True
+    embeddings: DataFrame, index: settings.Index, seed: int, *, learned: bool
 ) -> DataFrame:
     """One row per node and code width.
 
@@ -191,8 +184,8 @@ def codes_from_embeddings(
         embeddings: node_type, node_id, external_id, embedding ARRAY<FLOAT>.
         index: its `code_bits` are the widths.
         seed: of the rotation.
-        rotate: False when the embedding is the output of a learned hash layer, whose signs
-            are the code; it must then have as many coordinates as the widest code.
+        learned: whether the embedding is the output of a hash layer, whose signs are the
+            code; it must then have as many coordinates as the widest code.
 
     Returns:
         code_bits, node_type, node_id, external_id, code, scale.
@@ -203,7 +196,7 @@ def codes_from_embeddings(
     first = embeddings.select(F.size("embedding").alias("size")).first()
     if first is None:
         raise EmptyInputError("embeddings must hold rows, got none; run the layers first")
-    rotated_by = rotation(seed, first["size"], max(index.code_bits)) if rotate else None
+    rotated_by = None if learned else rotation(seed, first["size"], max(index.code_bits))
     columns = embeddings.select("node_type", "node_id", "external_id", "embedding")
     schema = (
         "code_bits INT, node_type STRING, node_id BIGINT, external_id STRING, code ARRAY<BIGINT>, scale FLOAT"

@@ -26,8 +26,8 @@ class HashGnn(ModelSettings):
     """Encoder layers. 1 to 2."""
     hidden_size: Annotated[int, Field(ge=4, le=8192)] = 128
     """Width of the encoder's layers. 64 to 256."""
-    code_bits: CodeBits = 128
-    """K: bits of the code, and width of the embedding."""
+    code_bits: CodeBits = 256
+    """K: bits of the code, and width of the embedding; the first 64 or 128 are shorter codes."""
     temperature: PositiveFloat = 8.0
     """Divides inner products of codes, which reach K. K / 32 to K / 8."""
     estimator: Literal["guided", "ste", "continuous"] = "guided"
@@ -38,6 +38,11 @@ class HashGnn(ModelSettings):
     """lambda: weight of the ranking loss; 0 leaves it out (HashGNN_nr)."""
     rank_margin: Annotated[float, Field(ge=0.0, le=1.0)] = 0.2
     """alpha: by how much a positive's probability should exceed a negative's."""
+
+    @property
+    def learned_bits(self) -> int:
+        """K."""
+        return self.code_bits
 
     def network(self, shapes: Shapes) -> Network:
         """Items and contexts; codes are the embeddings' signs."""

@@ -190,6 +190,18 @@ class Network(Section):
     score: Score = Score()
     """How embeddings are compared."""
 
+    @property
+    def learned_codes(self) -> bool:
+        """Whether the embeddings' own signs are the codes; else codes are made of them afterwards."""
+        return any(output.code == "signs" for output in self.outputs.values())
+
+    @model_validator(mode="after")
+    def _codes_compare(self) -> Network:
+        made = sorted({output.code for output in self.outputs.values()})
+        if len(made) > 1:
+            raise ValueError(f"outputs must make their codes in one way to be compared, got {made}")
+        return self
+
     @model_validator(mode="after")
     def _widths_fit(self) -> Network:
         tensors: dict[str, tuple[int, ...]] = {}

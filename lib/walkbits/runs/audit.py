@@ -16,7 +16,7 @@ from walkbits.index.buckets import buckets_from_codes
 from walkbits.index.codes import codes_from_embeddings
 from walkbits.models.card import Card
 from walkbits.network.declaration import Network
-from walkbits.runs.geometry import geometry
+from walkbits.runs.geometry import code_health, geometry
 from walkbits.runs.log import metric
 from walkbits.runs.pointer import Pointer
 from walkbits.schemas import CODES, EMBEDDINGS, ITEM, LSH_BUCKETS, NODES, RELATED, TABLES
@@ -49,13 +49,15 @@ def audit(
     num_items, broken = _nodes(store, run_id)
     broken += _embeddings(store, run_id, card.network, config.audit)
     # Codes of embeddings that are broken in themselves prove nothing.
-    broken += [] if broken else derived(store, config, run_id, found)
+    broken += [] if broken else derived(store, config, run_id, card.network, found)
     broken += [
         *differing(found, logged),
         *_related(store, run_id, num_items, config.index.num_related),
         *([] if live is None else _no_loss(store, found, live.run_id, config.audit)),
     ]
-    figures = _recall(store, config, run_id, num_items) | geometry(store, run_id, config.seed, num_items)
+    figures = _recall(store, config, run_id, num_items)
+    figures |= geometry(store, run_id, config.seed, num_items)
+    figures |= code_health(store, run_id, config.index.lsh_bits, config.seed, num_items)
     if live is not None and live.model_version == card.model_version:
         figures |= _drift(store, config, run_id, live.run_id)
     before = None if live is None else metric(store, live.run_id, "audit_run", "bucket_recall")
@@ -80,6 +82,7 @@ def gates(figures: Figures, recall_before: float | None, rules: Audit) -> Iterat
         "bits_flipped[item]": ("max_bits_flipped", rules.max_bits_flipped),
         "zero_vectors[item]": ("max_zero_vectors", rules.max_zero_vectors),
         "random_cosine[item]": ("max_random_cosine", rules.max_random_cosine),
+        "constant_bits[item]": ("max_constant_bits", rules.max_constant_bits),
     }
     for name, (rule, most) in ceilings.items():
         if name in figures and not figures[name][0] <= most:
@@ -228,14 +231,17 @@ def _embeddings(store: Store, run_id: str, network: Network, rules: Audit) -> It
         yield f"embeddings must cover every node of their types, got {without} nodes without"
 
 
-def derived(store: Store, config: Config, run_id: str, found: Committed) -> Iterator[str]:
+def derived(store: Store, config: Config, run_id: str, network: Network, found: Committed) -> Iterator[str]:
     """Codes are the signs of the embeddings, buckets the bands of the codes: computed again."""
     embeddings = store.read(EMBEDDINGS, run_id=run_id)
     codes = store.read(CODES, run_id=run_id)
     banded = codes.where((F.col("code_bits") == config.index.lsh_bits) & (F.col("node_type") == ITEM))
     again = fingerprints_of(
         [
-            (CODES, codes_from_embeddings(embeddings, config.index, config.seed)),
+            (
+                CODES,
+                codes_from_embeddings(embeddings, config.index, config.seed, learned=network.learned_codes),
+            ),
             (LSH_BUCKETS, buckets_from_codes(banded, config.index)),
         ]
     )

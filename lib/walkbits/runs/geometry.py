@@ -1,4 +1,4 @@
-"""Whether embeddings say anything: the figures that a collapsed, constant or empty space gives away.
+"""Whether embeddings and codes say anything: figures that give away a collapsed, constant or empty space.
 
 They need no earlier run, so that the first day, and every day that trains, is judged too.
 """
@@ -10,14 +10,18 @@ from typing import Final
 import numpy as np
 from pyspark.sql import functions as F
 
+from walkbits.evaluation.metrics import bit_balance, bit_correlation, gini
+from walkbits.index.codes import unpack_bits
 from walkbits.rng import draw
 from walkbits.runs.cost import Figures
-from walkbits.schemas import EMBEDDINGS, ITEM, NEIGHBORHOODS
+from walkbits.schemas import CODES, EMBEDDINGS, ITEM, LSH_BUCKETS, NEIGHBORHOODS
 from walkbits.tables.store import Store
 from walkbits.types import F32, I64
 
 _SAMPLE: Final = 512
 """Items, about, whose pairs are compared."""
+_CODES: Final = 4096
+"""Items, about, whose codes are looked at."""
 _NEAREST: Final = 3
 """Walk neighbors of each."""
 _JUDGED_FROM: Final = 100
@@ -88,3 +92,35 @@ def _cosines(ids: I64, vectors: F32, pairs: I64) -> F32:
     lengths = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
     whole = lengths > 0
     return np.asarray((left * right).sum(axis=1)[whole] / lengths[whole], np.float32)
+
+
+def code_health(store: Store, run_id: str, code_bits: int, seed: int, num_items: int) -> Figures:
+    """What the bits of the items' codes and the buckets cut from them are worth.
+
+    constant_bits: share of bits that are equal in all of a sample's codes.
+    bit_balance: mean over bits of 1 - |2 share of ones - 1|; 1 is best.
+    bit_correlation: mean |correlation| of pairs of bits; 0 is best.
+    bucket_gini: of the buckets' populations; 0 when all are equal.
+
+    The sample is drawn by `seed`: about 4,096 items, all of a small catalogue.
+    """
+    if num_items < _JUDGED_FROM:
+        return {}
+    codes = store.read(CODES, run_id=run_id, code_bits=code_bits).where(F.col("node_type") == ITEM)
+    step = max(1, num_items // _CODES)
+    rows = codes.where(F.pmod(F.xxhash64(F.lit(seed), "node_id"), F.lit(step)) == 0).select("code").toArrow()
+    if not rows.num_rows:
+        return {}
+    words = rows["code"].combine_chunks().flatten().to_numpy().reshape(rows.num_rows, -1)
+    bits = unpack_bits(words)
+    share = bit_balance(bits)
+    sizes = (
+        store.read(LSH_BUCKETS, run_id=run_id).groupBy("band", "bucket").count()
+        .groupBy("count").agg(F.count(F.lit(1)).alias("times")).toArrow()
+    )  # fmt: skip
+    return {
+        "constant_bits[item]": (float(np.mean((share == 0) | (share == 1))), "ratio"),
+        "bit_balance[item]": (float(np.mean(1 - np.abs(2 * share - 1))), "ratio"),
+        "bit_correlation[item]": (bit_correlation(bits), "ratio"),
+        "bucket_gini": (gini(sizes["count"].to_numpy(), sizes["times"].to_numpy()), "ratio"),
+    }

@@ -51,14 +51,15 @@ def verify_run(context: StageRun, pointer: Pointer) -> Iterator[str]:
         yield f"stage_log must name the outputs of run {run_id}, got none in {sorted(missing)}"
         return
     yield from _publication(store, run_id, pointer, outputs)
-    version = read_card(context.artifacts("model")).model_version
-    if version != pointer.model_version:
-        yield f"the model must be the published {pointer.model_version}, got {version}"
+    card = read_card(context.artifacts("model"))
+    if card.model_version != pointer.model_version:
+        yield f"the model must be the published {pointer.model_version}, got {card.model_version}"
     found = committed(store, run_id, outputs)
     broken = [*differing(found, outputs)]
     yield from broken
     if not broken:
-        yield from derived(store, _settings_of(store, context.config, run_id), run_id, found)
+        made_by = _settings_of(store, context.config, run_id)
+        yield from derived(store, made_by, run_id, card.network, found)
 
 
 def _publication(store: Store, run_id: str, pointer: Pointer, outputs: list[Written]) -> Iterator[str]:

@@ -10,6 +10,7 @@ from walkbits.index.codes import codes_from_embeddings
 from walkbits.index.nearest import Plan
 from walkbits.index.related import Seen, recommended_items, related_items
 from walkbits.models.card import read_card
+from walkbits.network.declaration import Network
 from walkbits.runs.stage import Stage, StageRun
 from walkbits.schemas import CODES, CONTEXT, EMBEDDINGS, ITEM, LSH_BUCKETS, NODES, RECOMMENDATIONS, RELATED
 from walkbits.stages.build_neighborhoods import GRAPH, num_nodes
@@ -23,17 +24,18 @@ def run(context: StageRun) -> list[Written]:
     """Each table is made from the committed one before it, never from a frame in memory."""
     config, store, run_id = context.config, context.store, context.run_id
     embeddings = store.read(EMBEDDINGS, run_id=run_id)
-    codes = codes_from_embeddings(embeddings, config.index, config.seed)
+    network = read_card(context.artifacts(MODEL)).network
+    codes = codes_from_embeddings(embeddings, config.index, config.seed, learned=network.learned_codes)
     written = [store.write(CODES, codes, run_id)]
     committed = store.read(CODES, run_id=run_id, code_bits=config.index.lsh_bits)
     buckets = buckets_from_codes(committed.where(F.col("node_type") == ITEM), config.index)
     written.append(store.write(LSH_BUCKETS, buckets, run_id))
     with context.scratch("index") as scratch:
-        written += _top_lists(context, scratch)
+        written += _top_lists(context, network, scratch)
     return written
 
 
-def _top_lists(context: StageRun, scratch: Place) -> list[Written]:
+def _top_lists(context: StageRun, network: Network, scratch: Place) -> list[Written]:
     """Related items of every item, and where contexts have embeddings, recommended items of every context."""
     spark, store, run_id, config = context.spark, context.store, context.run_id, context.config
     counts = num_nodes(context)
@@ -41,7 +43,6 @@ def _top_lists(context: StageRun, scratch: Place) -> list[Written]:
     names = ExternalIds.write(nodes, sum(counts.values()), scratch / "names")
     size = store.read(EMBEDDINGS, run_id=run_id).select(F.size("embedding")).first()
     width = size[0] if size else 0
-    network = read_card(context.artifacts(MODEL)).network
 
     def embedded(node_type: str) -> Rows:
         return store.scan(EMBEDDINGS, ("node_id", "embedding", "prior"), run_id=run_id, node_type=node_type)

@@ -142,9 +142,9 @@ def _embedding(context: StageRun) -> Embedding:
 def _codes(context: StageRun, queried: Embedding) -> list[Ranker]:
     """Both scores of every published code width, over the committed table."""
     config = context.config
-    made = read_card(context.artifacts(MODEL)).network.outputs[ITEM].code
+    learned = read_card(context.artifacts(MODEL)).network.learned_codes
     widest = max(config.index.code_bits)
-    rotated_by = rotation(config.seed, queried.items.shape[1], widest) if made == "rotated" else None
+    rotated_by = None if learned else rotation(config.seed, queried.items.shape[1], widest)
     rankers: list[Ranker] = []
     for bits in sorted(config.index.code_bits):
         rows = (
