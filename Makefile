@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test-unit test test-all test-dags test-airflow test-standalone check format sql doctor bench-build bench-index bench-layers bench-walks results zip lock clean
+.PHONY: help setup demo test-unit test test-all test-dags test-airflow test-standalone check format hooks sql doctor bench-build bench-index bench-layers bench-walks results zip lock clean
 
 ACTIVATE := . conf/env.sh
 # The last day of the demo's data.
@@ -49,6 +49,9 @@ check: setup ## Lint and type-check Python and SQL
 
 format: setup ## Rewrite Python and SQL to the style
 	@$(ACTIVATE); ruff check --fix .; ruff format .; sqlfluff fix --disable-progress-bar sql
+
+hooks: ## Make git run `make check` before every commit
+	@git config core.hooksPath conf/hooks
 
 sql: setup ## SQL prompt on the published views; Q=sql/queries/FILE.sql ARGS="name=value" runs one query
 	@$(ACTIVATE); python jobs/query.py $(Q) $(ARGS)

@@ -1,7 +1,5 @@
 """What the documents tell people to type works: targets, jobs, flags, files, settings, SQL."""
 
-import argparse
-import importlib.util
 import re
 import shlex
 from pathlib import Path
@@ -9,13 +7,19 @@ from pathlib import Path
 import pytest
 import sqlfluff
 import yaml
+from support.jobs import parser_of
 from walkbits import errors
 from walkbits.config import Config
 from walkbits.schemas import TABLES
 from walkbits.tables.queries import load_query, parse_arguments
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+DOCUMENTS = [
+    ROOT / "README.md",
+    ROOT / "CHANGELOG.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
@@ -31,17 +35,6 @@ def commands() -> list[str]:
     return [" ".join(line.split()) for line in lines if line.strip()]
 
 
-def parser_of(job: Path) -> argparse.ArgumentParser:
-    spec = importlib.util.spec_from_file_location(f"job_{job.stem}", job)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    parser = module.build_parser()
-    assert isinstance(parser, argparse.ArgumentParser)
-    return parser
-
-
 @pytest.mark.parametrize("command", commands())
 def test_command_exists(command: str) -> None:
     program, *words = shlex.split(command)
@@ -52,6 +45,8 @@ def test_command_exists(command: str) -> None:
             check_submit(words)
         case "source":
             assert (ROOT / words[0]).is_file()
+        case "pytest":
+            assert (ROOT / words[0].partition("::")[0]).exists()
         case _:
             assert command == "unset SPARK_LOCAL_IP"
 
