@@ -56,7 +56,7 @@ hooks: ## Make git run `make check` before every commit
 sql: setup ## SQL prompt on the published views; Q=sql/queries/FILE.sql ARGS="name=value" runs one query
 	@$(ACTIVATE); python jobs/query.py $(Q) $(ARGS)
 
-doctor: ## Check versions, jars and settings; tells the command that mends each problem
+doctor: ## Check versions, jars and settings; prints the command that fixes each problem
 	@$(ACTIVATE); spark-submit jobs/doctor.py
 
 bench-build: setup ## Build a mapped graph of 100 M edges; writes benchmarks/results/graph_build.json

@@ -3,7 +3,7 @@
     make bench-build                          # the promotions of Complete Journey and 100 M power-law edges
     make bench-build ARGS="--edges 10000000"
 
-The edges lie in Parquet; `write_csr` sorts them by slices and writes both adjacencies into a folder.
+The edges are in Parquet; `write_csr` sorts them by slices and writes both adjacencies into a folder.
 Peak memory is of the Python workers; the JVM has what conf/spark-defaults.conf gives it.
 """
 

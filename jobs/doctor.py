@@ -1,4 +1,4 @@
-"""Print versions, jars, settings and a Delta round trip; for each problem the command that mends it."""
+"""Print versions, jars, settings and a Delta round trip; for each problem the command that fixes it."""
 
 import argparse
 import sys
@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> int:
     except WalkbitsError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
-    # Not walkbits.session: that one refuses to start on the problems to be told here.
+    # Not walkbits.session: that one refuses to start on the problems to be reported here.
     spark = SparkSession.builder.appName("doctor").getOrCreate()
     findings = examine(spark, config.root, Path(__file__).resolve().parent.parent)
     spark.stop()

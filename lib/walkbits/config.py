@@ -34,7 +34,7 @@ class Config(Section):
     """Folder or URI that holds every table, model and artifact."""
     artifacts: FolderOrUri | None = None
     """For mapped graphs, matrices and models; default `<root>/_artifacts`. A plain path is mapped in place on
-    every host; a URI (s3, gs, abfs, hdfs, file; reached by pyarrow) is storage that every host reaches, and
+    every host; a URI (s3, gs, abfs, hdfs, file; reached by pyarrow) is storage that all hosts can access, and
     each executor copies what it maps to its own disk once."""
     single_driver: bool = False
     """Promises that never two jobs run on `root` at once. Needed where one driver's commit can replace

@@ -3,7 +3,7 @@
     WALKBITS_FAULT=NAME,NAME,...   kill this process with signal 9 at the first of these points
     WALKBITS_FAULT_TRACE=FILE      append the name of every point that is passed, before anything else
 
-The trace tells a test which points there are, and that its fault fired.
+The trace shows a test which points there are, and that its fault fired.
 """
 
 from __future__ import annotations

@@ -124,7 +124,7 @@ class Walks(Section):
     """Walks from every node. 50 to 1,000."""
     target_mass: Fraction | None = None
     """Double `num_walks`, up to 10,000, until the neighborhoods hold this share of the exact top T's visits
-    on a sample of nodes. 0.9 to 0.98; run_metrics tells what it took. Absent walks `num_walks`."""
+    on a sample of nodes. 0.9 to 0.98; run_metrics reports what it took. Absent walks `num_walks`."""
     walk_length: Annotated[int, Field(ge=1, le=1000)] = 5
     """Counted visits of one walk. 2 to 20."""
     restart_probability: Probability = 0.0
@@ -142,7 +142,7 @@ class Walks(Section):
     what many of a user's items lead to comes first. Only in plan replicated."""
     plan: Literal["auto", "replicated", "sharded"] = "auto"
     """replicated: every host maps the whole graph, no shuffle. sharded: walkers move, for graphs
-    over `host_bytes`. Equal rows from both; auto chooses by size, and --explain tells."""
+    over `host_bytes`. Equal rows from both; auto chooses by size, and --explain reports it."""
     host_bytes: Annotated[ByteSize, Field(ge=1 << 20)] = ByteSize(64 << 30)
     """Memory of one host that the mapped graph may take, e.g. 16GiB. Half of the smallest host's."""
     block_size: Annotated[int, Field(ge=16, le=65_536)] = 256
@@ -174,7 +174,7 @@ class HardNegatives(Section):
     """Drawn from a query's window once; the epochs choose among them. 10 to 100."""
     first_rank: PositiveInt = 2000
     """Where the window of ranks begins, the most visited item being 1. PinSage: 2,000. Less for a small
-    catalogue: a query whose walks visit fewer items has none; `run_metrics` tells how many have some."""
+    catalogue: a query whose walks visit fewer items has none; `run_metrics` reports how many have some."""
     last_rank: PositiveInt = 5000
     """Where it ends. PinSage: 5,000."""
     num_walks: Annotated[int, Field(ge=1, le=100_000)] = 10_000

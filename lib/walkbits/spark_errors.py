@@ -34,7 +34,7 @@ _SIGNS: Final[tuple[tuple[str, type[WalkbitsError], str], ...]] = (
     ("DELTA_CONCURRENT", LostRaceError, "another driver committed to the same table; run again, it resumes"),
     ("No space left on device", WalkbitsError, "a disk is full: make room, and run again, it resumes"),
     ("Disk quota exceeded", WalkbitsError, "a disk is full: make room, and run again, it resumes"),
-    ("Read-only file system", WalkbitsError, "the tables' storage must be writable; mend its mount"),
+    ("Read-only file system", WalkbitsError, "the tables' storage must be writable; fix its mount"),
     ("java.lang.OutOfMemoryError", WalkbitsError, "raise --driver-memory or --executor-memory; run again"),
     ("FAILED_READ_FILE", InputError, _FILE_HINT),
     ("could not verify page integrity", InputError, _FILE_HINT),

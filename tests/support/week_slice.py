@@ -33,8 +33,8 @@ items:
   text: [product_category, product_type]
   categorical: [department, brand]
 features: {{text_buckets: 1024, width: 16}}
-walks: {{num_walks: 30, walk_length: 3, num_neighbors: 10, block_size: 64}}
-model: {{num_layers: 1, hidden_size: 16, embedding_size: 16}}
+walks: {{num_walks: 30, walk_length: 3, num_neighbors: 10, block_size: 64, popularity_penalty: 0.3}}
+model: {{architecture: item_pool, embedding_size: 16}}
 training: {{context_fraction: 1.0, epochs: 1, batch_size: 256, num_negatives: 32, train_neighbors: 5}}
 retrain: {{every_days: 7, below_cosine: 0.5}}
 inference: {{block_size: 64}}

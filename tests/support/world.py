@@ -70,7 +70,7 @@ items:
 ingest: {{weighted: false}}
 features: {{text_buckets: 4096, width: 16, degree: [item]}}
 walks: {{num_walks: 40, walk_length: 4, num_neighbors: 10, block_size: 64}}
-model: {{hidden_size: 16, embedding_size: 16}}
+model: {{architecture: pinsage, hidden_size: 16, embedding_size: 16}}
 training: {{context_fraction: 1.0, epochs: 12, learning_rate: 0.01, margin: 0.3, batch_size: 256, num_negatives: 32, train_neighbors: 5}}
 inference: {{block_size: 64}}
 index: {{code_bits: [64, 128], lsh_bits: 64, num_related: 5}}

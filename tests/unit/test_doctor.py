@@ -12,21 +12,21 @@ ROOT = Path(__file__).resolve().parents[2]
 VERSIONS = doctor.read_versions(ROOT / "versions.env")
 
 
-def mends(finding: Finding, command: str) -> bool:
+def fixed_by(finding: Finding, command: str) -> bool:
     return command in finding.fix and finding.required
 
 
 def test_python_of_another_version() -> None:
     assert not doctor.python_finding(VERSIONS["PYTHON_VERSION"] + ".7", VERSIONS).fix
-    assert mends(doctor.python_finding("3.9.1", VERSIONS), "source conf/env.sh")
+    assert fixed_by(doctor.python_finding("3.9.1", VERSIONS), "source conf/env.sh")
 
 
 def test_package_absent_or_of_another_version() -> None:
     locked = {"torch": "2.15.0"}
     assert not doctor.package_finding("torch", "2.15.0", locked).fix
-    assert mends(doctor.package_finding("torch", None, locked), "make setup")
+    assert fixed_by(doctor.package_finding("torch", None, locked), "make setup")
     other = doctor.package_finding("torch", "2.5.1", locked)
-    assert mends(other, "make setup")
+    assert fixed_by(other, "make setup")
     assert "2.5.1" in other.seen
     assert "2.15.0" in other.seen
 
@@ -38,7 +38,7 @@ def test_package_that_is_not_installed() -> None:
 def test_jar_missing_from_the_class_path() -> None:
     path = ["spark://host:1/jars/delta-storage-1.jar"]
     assert not doctor.jar_finding("delta-storage-1.jar", path).fix
-    assert mends(doctor.jar_finding("delta-spark-1.jar", path), "make setup")
+    assert fixed_by(doctor.jar_finding("delta-spark-1.jar", path), "make setup")
 
 
 def test_a_jar_that_was_changed_after_the_setup(tmp_path: Path) -> None:
@@ -47,7 +47,7 @@ def test_a_jar_that_was_changed_after_the_setup(tmp_path: Path) -> None:
     jar.write_bytes(b"jar")
     assert not doctor.altered(jar, hashlib.sha256(b"jar").hexdigest())
     assert doctor.altered(jar, "0" * 64)
-    assert mends(doctor.jar_finding(jar.name, [str(jar)], changed=True), "make setup")
+    assert fixed_by(doctor.jar_finding(jar.name, [str(jar)], changed=True), "make setup")
 
 
 def test_graphframes_jar_is_optional_but_must_match_its_wheel() -> None:
@@ -64,7 +64,7 @@ def test_setting_with_another_value(key: str) -> None:
     wanted, reason = doctor.REQUIRED_SETTINGS[key]
     assert not doctor.setting_finding(key, wanted).fix
     wrong = doctor.setting_finding(key, None)
-    assert mends(wrong, "spark-defaults.conf")
+    assert fixed_by(wrong, "spark-defaults.conf")
     assert reason in wrong.seen
 
 
@@ -94,15 +94,15 @@ def test_every_shipped_setting_has_a_reason() -> None:
 def test_loopback_address_with_a_remote_master() -> None:
     assert not doctor.address_finding("local[*,4]", "127.0.0.1").fix
     assert not doctor.address_finding("spark://a:7077", "10.0.0.7").fix
-    assert mends(doctor.address_finding("yarn", "127.0.0.1"), "unset SPARK_LOCAL_IP")
+    assert fixed_by(doctor.address_finding("yarn", "127.0.0.1"), "unset SPARK_LOCAL_IP")
 
 
 def test_an_attempt_that_fails_tells_the_first_line() -> None:
     def fails() -> str:
         raise ValueError("wrote 3 rows, read 2\nand much more")
 
-    assert doctor.tried("Delta", "mend", fails) == Finding("Delta", "wrote 3 rows, read 2", "mend")
-    assert doctor.tried("Delta", "mend", lambda: "3 rows") == Finding("Delta", "3 rows")
+    assert doctor.tried("Delta", "fix", fails) == Finding("Delta", "wrote 3 rows, read 2", "fix")
+    assert doctor.tried("Delta", "fix", lambda: "3 rows") == Finding("Delta", "3 rows")
 
 
 def test_report_shows_each_fix_and_counts_problems() -> None:
@@ -111,11 +111,11 @@ def test_report_shows_each_fix_and_counts_problems() -> None:
     assert text.splitlines() == [
         "ok    a  1",
         "FAIL  b  2",
-        "         mend: make b",
+        "         fix: make b",
         "none  c  3",
         "         optional: make c",
         "",
-        "1 problem; each line marked FAIL is followed by what mends it.",
+        "1 problem; each line marked FAIL is followed by what fixes it.",
     ]
     assert doctor.report([Finding("a", "1")]).endswith("All that is required is well.\n")
 

@@ -1,4 +1,4 @@
-"""Where plain files lie: a folder that every host mounts, or below a URI that every host reaches."""
+"""Where plain files are stored: in a folder that all hosts mount, or below a URI that all can access."""
 
 from __future__ import annotations
 

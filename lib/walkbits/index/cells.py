@@ -1,7 +1,7 @@
-"""Cells: items that lie together, so that a query scores only those of the cells near it.
+"""Cells: items that are near each other, so that a query scores only those of the cells near it.
 
 Centroids come from spherical k-means. Inner products are no distance: the longest item wins
-them, however far it lies. So items are lifted to a sphere,
+them, however far it is. So items are lifted to a sphere,
 
     x -> (x, sqrt(L^2 - |x|^2)),   q -> (q, 0),   L the longest item's length,
 
@@ -119,7 +119,7 @@ def within(cosines: F32, gap: float) -> Any:
 def search(
     queries: F32, probed: I32, starts: I64, items: Items, longest: float, k: int, excluded: tuple[I64, I64]
 ) -> tuple[I64, F32]:
-    """Top-k of queries that lie together among the items of their cells.
+    """Top-k of queries that are near each other among the items of their cells.
 
     Args:
         queries: fp32 [q, d].

@@ -10,7 +10,7 @@ from typing import Any, Final, get_args
 from walkbits.models.base import NO_SHAPES, ModelSettings
 from walkbits.types import NodeType, Relation
 
-DEFAULT: Final = "pinsage"
+DEFAULT: Final = "item_pool"
 
 
 @cache

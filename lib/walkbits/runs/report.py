@@ -34,7 +34,7 @@ def monitoring(spark: SparkSession, root: str, name: str) -> list[Row]:
 def write_report(spark: SparkSession, root: str, path: Place) -> None:
     """Write the HTML page of all runs under a root, and log where it is; needs the checkout's sql/."""
     if not SQL_FOLDER.is_dir():
-        LOG.warning("report=none: the folder sql/ must lie beside lib/, got none at '%s'", SQL_FOLDER)
+        LOG.warning("report=none: the folder sql/ must be beside lib/, got none at '%s'", SQL_FOLDER)
         return
     names = ("runs", "freshness", "cost", "fidelity", "drift")
     views = {name: [row.asDict() for row in monitoring(spark, root, name)] for name in names}

@@ -111,7 +111,7 @@ class StageRun:
     def spark_scratch(self) -> Iterator[str]:
         """A new folder of this driver alone for what Spark itself writes, removed in the end.
 
-        It lies beside the tables: Spark and pyarrow do not know the same URIs.
+        It is stored beside the tables: Spark and pyarrow do not know the same URIs.
         """
         folder = f"{self.store.scratch(self.run_id)}/{unique_name()}"
         try:
@@ -365,7 +365,7 @@ def _report(context: StageRun, stage: str, state: str, outputs: Iterable[Written
 def folder_digest(folder: Place) -> tuple[int, str]:
     """Bytes and sha256 of a folder's files by sorted name; (0, "") when there is none.
 
-    Equal files give equal digests, wherever they lie.
+    Equal files give equal digests, wherever they are stored.
     """
     digest, size = hashlib.sha256(), 0
     files = files_of(folder)

@@ -116,7 +116,7 @@ def open_day(
     if ds > today + _DAYS_AHEAD and not allow_future:
         raise ConfigError(
             f"--ds must be at most {_DAYS_AHEAD.days} days ahead of {today}, got {ds}, which would keep "
-            "every earlier day from being published; mend it, or pass --allow-future"
+            "every earlier day from being published; fix it, or pass --allow-future"
         )
     inputs = ingest_graph.read_inputs(spark, config, ds)
     fingerprint = inputs.fingerprint(config)

@@ -102,7 +102,7 @@ class DeltaLog:
         """The table's version now, and by absolute path the bytes of a partition's files.
 
         None where their rows are not the table's as they are: some are deleted by a vector, columns go by
-        other names, or files lie elsewhere, as after a shallow clone.
+        other names, or files are stored elsewhere, as after a shallow clone.
         """
         snapshot = self._updated()
         version = int(snapshot.version())

@@ -1,4 +1,4 @@
-"""External ids for Python tasks: files of the names that tasks read, and an array that tells where each is.
+"""Looks up external ids by node id inside Python tasks, without a join.
 
 A join would shuffle the rows that are to be named, which may be vectors; this shuffles nothing.
 """

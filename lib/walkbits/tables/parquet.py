@@ -49,7 +49,7 @@ _ARROW: Final[dict[str, pa.DataType]] = {
 
 @dataclass(frozen=True)
 class Split:
-    """The row groups of a file whose middle lies between two positions."""
+    """The row groups of a file whose middle is between two positions."""
 
     path: str
     start: int

@@ -69,7 +69,7 @@ def parse_arguments(query: Query, pairs: Sequence[str]) -> dict[str, Any]:
 
     Raises:
         InputError: a pair, name or value that does not fit, or a parameter without a value;
-            tells what the query takes.
+            names the query's parameters.
     """
     takes = "; ".join(f"{name} ({p.meaning}, e.g. {p.example})" for name, p in query.parameters.items())
     takes = f"the query takes {takes or 'no parameters'}"

@@ -79,7 +79,7 @@ class Store:
         object.__setattr__(self, "commits", Commits(self.root))
 
     def path(self, table: Table) -> str:
-        """Where the table lies."""
+        """Where the table is stored."""
         return self._below(table.name)
 
     def scratch(self, run_id: str) -> str:
@@ -131,7 +131,7 @@ class Store:
         """Whether the table has been created; never creates anything.
 
         Raises:
-            InputError: the table that lies there has other columns, as one of an older version may.
+            InputError: the table stored there has other columns, as one of an older version may.
         """
         if table.name not in self._known and DeltaTable.isDeltaTable(self.spark, self.path(table)):
             self._check_columns(table)

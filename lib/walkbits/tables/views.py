@@ -37,7 +37,7 @@ def register_views(
     scripts = sorted((sql_folder / "views").glob("*.sql"))
     if not scripts:
         raise InputError(
-            f"the folder sql/ must lie beside lib/, got none at '{sql_folder}'; "
+            f"the folder sql/ must be beside lib/, got none at '{sql_folder}'; "
             "run from a checkout, not from a zip"
         )
     names = []

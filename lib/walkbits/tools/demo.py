@@ -118,7 +118,7 @@ def _write(table: pa.Table, path: Path) -> None:
 
 
 def show(root: str) -> str:
-    """What the published run says about a few well-known products, and where it lies.
+    """What the published run says about a few well-known products, and where it is stored.
 
     Raises:
         InputError: nothing is published under the root.

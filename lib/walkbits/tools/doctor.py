@@ -1,4 +1,4 @@
-"""Is everything here that walkbits needs? Each answer, and for each problem the command that mends it."""
+"""Checks the environment and prints the command that fixes each problem."""
 
 from __future__ import annotations
 
@@ -79,14 +79,12 @@ def report(findings: Iterable[Finding]) -> str:
         mark = "ok  " if not finding.fix else "FAIL" if finding.required else "none"
         lines.append(f"{mark}  {finding.subject:<{width}}  {finding.seen}")
         if finding.fix:
-            lines.append(
-                f"{'':4}  {'':<{width}}  {'mend' if finding.required else 'optional'}: {finding.fix}"
-            )
+            lines.append(f"{'':4}  {'':<{width}}  {'fix' if finding.required else 'optional'}: {finding.fix}")
     problems = sum(1 for finding in findings if finding.fix and finding.required)
     closing = "All that is required is well."
     if problems:
         closing = (
-            f"{problems} problem{'s' * (problems > 1)}; each line marked FAIL is followed by what mends it."
+            f"{problems} problem{'s' * (problems > 1)}; each line marked FAIL is followed by what fixes it."
         )
     return "\n".join([*lines, "", closing]) + "\n"
 
@@ -125,7 +123,7 @@ def package_finding(package: str, seen: str | None, locked: dict[str, str]) -> F
 
 
 def jvm_findings(spark: SparkSession, versions: dict[str, str]) -> list[Finding]:
-    """Java, Scala and Spark as the driver's JVM tells them."""
+    """Java, Scala and Spark as the driver's JVM reports them."""
     jvm: Any = spark.sparkContext._jvm
     java, home = (jvm.System.getProperty(key) for key in ("java.version", "java.home"))
     scala = jvm.scala.util.Properties.versionNumberString()
@@ -171,8 +169,8 @@ def jar_finding(jar: str, on_class_path: list[str], changed: bool = False) -> Fi
     place = next((path for path in on_class_path if path.endswith(jar)), None)
     if place is not None:
         return Finding(f"jar {jar}", "on the class path")
-    mend = f"{SETUP} && {ACTIVATE}, and submit from the repository root"
-    return Finding(f"jar {jar}", "not on the class path", mend)
+    fix = f"{SETUP} && {ACTIVATE}, and submit from the repository root"
+    return Finding(f"jar {jar}", "not on the class path", fix)
 
 
 def graphframes_finding(place: str | None, versions: dict[str, str]) -> Finding:
@@ -196,8 +194,8 @@ def setting_finding(key: str, seen: str | None) -> Finding:
     wanted, reason = REQUIRED_SETTINGS[key]
     if seen == wanted:
         return Finding(key, seen)
-    mend = f"{ACTIVATE}, or spark-submit --properties-file conf/spark-defaults.conf"
-    return Finding(key, f"{seen}, must be {wanted}: {reason}", mend)
+    fix = f"{ACTIVATE}, or spark-submit --properties-file conf/spark-defaults.conf"
+    return Finding(key, f"{seen}, must be {wanted}: {reason}", fix)
 
 
 def address_finding(master: str, local_ip: str | None) -> Finding:
@@ -241,7 +239,7 @@ def delta_round_trip(spark: SparkSession, root: str) -> str:
 
 
 def tried(subject: str, fix: str, attempt: Callable[[], str]) -> Finding:
-    """What an attempt tells, or the first line of its error."""
+    """What an attempt says, or the first line of its error."""
     try:
         return Finding(subject, attempt())
     except (Py4JError, PySparkException, OSError, ValueError) as error:
