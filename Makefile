@@ -73,7 +73,7 @@ bench-walks: setup ## Measure the walk engine beside its peers; writes benchmark
 	@$(ACTIVATE); spark-submit --conf spark.ui.showConsoleProgress=false benchmarks/walks.py $(ARGS)
 
 results: setup ## Compare models and rivals on every data set at hand; writes docs/results.md and benchmarks/results/quality.json
-	@$(ACTIVATE); python benchmarks/quality.py $(ARGS)
+	@$(ACTIVATE); OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 python benchmarks/quality.py $(ARGS)
 
 zip: setup ## Build dist/walkbits.zip, for spark-submit --py-files on a cluster
 	@rm -rf build dist

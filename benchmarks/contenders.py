@@ -1,21 +1,26 @@
-"""What `make results` compares. A contender is one entry of `CONTENDERS`.
+"""What `make results` compares: the entries of `CONTENDERS`, the trained ones made from quality.yaml.
 
-Settings are chosen by Recall@20 on the data set's validation split; with the best of them the contender is
-built once more per seed on all training edges and ranks the test queries once.
+A rival's settings are chosen by Recall@20 on the data set's validation split; with the best of them it is
+built once more per seed on all training edges and ranks the test queries once. Settings of trained models
+were chosen on the same split beforehand and are held by quality.yaml.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from itertools import product
 from typing import Any, Final
 
+import trained
+from measure import ROOT
+from quality_data import DATA_SETS, DataSet
 from walkbits import settings
+from walkbits.config_file import parse_yaml
 from walkbits.evaluation import tables
 from walkbits.evaluation.rankers import DenseTable as Dense
 from walkbits.evaluation.rankers import Embedding, Pixie, Popularity, Ranker, Table, WalkedRp3Beta
-from walkbits.evaluation.splits import Split
 from walkbits.training import als, spectral
 
 Settings = Mapping[str, Any]
@@ -27,17 +32,19 @@ class Contender:
 
     Attributes:
         name: Row of the tables.
-        build: (split, settings, seed) -> a fitted ranker. It may read the split's training edges and
-            nothing else of it.
+        build: (data, settings, seed) -> a fitted ranker. It may read the training edges of the data's split
+            and the items' features, and nothing else.
         choices: Settings to choose from on validation; one entry is taken as it is.
+        data: Data sets that it is built for, each with settings laid over the chosen ones.
         seeds: How many seeds are measured; 1 where chance has no part.
         vectors: Whether it is one float vector per node.
         most_items: Largest catalogue it is built for.
     """
 
     name: str
-    build: Callable[[Split, Settings, int], Ranker]
+    build: Callable[[DataSet, Settings, int], Ranker]
     choices: Sequence[Settings] = ({},)
+    data: Mapping[str, Settings] = field(default_factory=lambda: {name: {} for name in DATA_SETS})
     seeds: int = 1
     vectors: bool = False
     most_items: int | None = None
@@ -48,38 +55,48 @@ def grid(**values: Sequence[Any]) -> list[Settings]:
     return [dict(zip(values, one, strict=True)) for one in product(*values.values())]
 
 
-def _item_knn(split: Split, chosen: Settings, seed: int) -> Ranker:
-    return Table("item_knn", tables.item_knn(split.train, **chosen))
+def _item_knn(data: DataSet, chosen: Settings, seed: int) -> Ranker:
+    return Table("item_knn", tables.item_knn(data.split.train, **chosen))
 
 
-def _rp3beta(split: Split, chosen: Settings, seed: int) -> Ranker:
-    return Table("rp3beta", tables.rp3beta(split.train, **chosen))
+def _rp3beta(data: DataSet, chosen: Settings, seed: int) -> Ranker:
+    return Table("rp3beta", tables.rp3beta(data.split.train, **chosen))
 
 
-def _rp3beta_walks(split: Split, chosen: Settings, seed: int) -> Ranker:
+def _rp3beta_walks(data: DataSet, chosen: Settings, seed: int) -> Ranker:
     return WalkedRp3Beta(**chosen, seed=seed)
 
 
-def _pixie(split: Split, chosen: Settings, seed: int) -> Ranker:
+def _pixie(data: DataSet, chosen: Settings, seed: int) -> Ranker:
     return Pixie(settings.Walks(num_walks=2000, multi_source_boost=True, **chosen), seed)
 
 
-def _ease(split: Split, chosen: Settings, seed: int) -> Ranker:
-    return Dense("ease", tables.ease(split.train, **chosen))
+def _ease(data: DataSet, chosen: Settings, seed: int) -> Ranker:
+    return Dense("ease", tables.ease(data.split.train, **chosen))
 
 
-def _ials(split: Split, chosen: Settings, seed: int) -> Ranker:
-    contexts, items = als.fit(split.train, seed=seed, **chosen)
+def _ials(data: DataSet, chosen: Settings, seed: int) -> Ranker:
+    contexts, items = als.fit(data.split.train, seed=seed, **chosen)
     return Embedding("ials", items, contexts)
 
 
-def _spectral(split: Split, chosen: Settings, seed: int) -> Ranker:
-    contexts, items = spectral.fit(split.train, seed=seed, **chosen)
+def _spectral(data: DataSet, chosen: Settings, seed: int) -> Ranker:
+    contexts, items = spectral.fit(data.split.train, seed=seed, **chosen)
     return Embedding("spectral", items, contexts)
 
 
+def _trained() -> list[Contender]:
+    document = parse_yaml((ROOT / "benchmarks" / "quality.yaml").read_text(encoding="utf-8"))
+    return [
+        Contender(
+            name, partial(trained.fit, name, one["model"]), seeds=one["seeds"], vectors=True, data=one["data"]
+        )
+        for name, one in document.items()
+    ]
+
+
 CONTENDERS: Final[list[Contender]] = [
-    Contender("popularity", lambda split, chosen, seed: Popularity()),
+    Contender("popularity", lambda data, chosen, seed: Popularity()),
     Contender("item_knn", _item_knn, grid(num_neighbors=(100, 400))),
     Contender("rp3beta", _rp3beta, grid(alpha=(0.6, 0.8, 1.0), beta=(0.1, 0.3, 0.5), num_neighbors=(400,))),
     Contender(
@@ -112,4 +129,5 @@ CONTENDERS: Final[list[Contender]] = [
         seeds=3,
         vectors=True,
     ),
+    *_trained(),
 ]  # fmt: skip

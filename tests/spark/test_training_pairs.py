@@ -7,8 +7,9 @@ from collections import Counter
 import numpy as np
 import pytest
 from pyspark.sql import DataFrame, SparkSession
+from walkbits.graph.csr import BipartiteCsr
 from walkbits.settings import Training
-from walkbits.training.examples import training_pairs
+from walkbits.training.examples import pairs_in, training_pairs
 
 
 def edges_of(spark: SparkSession, contexts: dict[int, list[int]], shuffled: bool = False) -> DataFrame:
@@ -74,3 +75,12 @@ def test_partitions_and_order_do_not_matter(spark: SparkSession, contexts: dict[
 def test_contexts_of_one_item_give_no_pairs(spark: SparkSession) -> None:
     edges = edges_of(spark, {c: [c] for c in range(10)})
     assert pairs_of(training_pairs(edges, Training(context_fraction=1.0), 7)) == []
+
+
+def test_pairs_of_a_graph_in_memory_are_the_same(spark: SparkSession, contexts: dict[int, list[int]]) -> None:
+    training = Training(context_fraction=0.5, pairs_per_context=3)
+    item = np.concatenate([*contexts.values()]).astype(np.int32)
+    context = np.repeat([*contexts], [len(one) for one in contexts.values()]).astype(np.int32)
+    csr = BipartiteCsr.from_edges(item, context, None, 500, 300, np.arange(500), np.arange(300))
+    expected = pairs_of(training_pairs(edges_of(spark, contexts), training, 11))
+    assert [tuple(pair) for pair in pairs_in(csr, training, 11).tolist()] == expected

@@ -66,6 +66,16 @@ def training_pairs(edges: DataFrame, training: settings.Training, seed: int) -> 
     )
 
 
+def pairs_in(csr: BipartiteCsr, training: settings.Training, seed: int) -> I32:
+    """The pairs of `training_pairs`, from a graph in memory: int32 [pairs, 2] of query and positive."""
+    contexts = np.arange(csr.context.num_nodes, dtype=np.int32)
+    sizes = np.diff(csr.context.indptr).astype(np.int64)
+    drawn = _pairs_of(contexts, sizes, training, seed)
+    first = csr.context.indptr[drawn["context"].to_numpy()].astype(np.int64)
+    ranks = (drawn[name].to_numpy() for name in ("query_rank", "positive_rank"))
+    return np.column_stack([csr.context.indices[first + rank] for rank in ranks])
+
+
 def _pairs_of(context: I32, size: I64, training: settings.Training, seed: int) -> pa.RecordBatch:
     """Rank pairs of the sampled contexts among some, as (context, pair, query_rank, positive_rank)."""
     kept = (size >= 2) & (rng.uniform(rng.draw(seed ^ _CONTEXTS_TAG, context)) < training.context_fraction)

@@ -215,14 +215,16 @@ class Feeder:
         return found.choose(query, chosen, epoch, min(epoch, hard.per_pair), self._seed)
 
     def _allowed(self, query: Tensor, positive: Tensor, shared: Tensor, hard: Tensor) -> Tensor:
-        against = torch.cat([shared.expand(len(query), -1), hard], dim=1)  # [examples, candidates]
+        def differs(rows: Tensor) -> Tensor:  # [examples, candidates]
+            return torch.cat([rows[:, None] != shared, rows[:, None] != hard], dim=1)
+
         if self._training.remove_accidental_hits:
-            allowed = against != positive[:, None]
+            allowed = differs(positive)
         else:
-            allowed = torch.ones_like(against, dtype=torch.bool)
+            allowed = torch.ones_like(differs(positive))
             if self._sampling != "uniform":
                 allowed[:, : len(positive)].fill_diagonal_(False)
-        return allowed & (against != query[:, None]) if self.query_type == "item" else allowed
+        return allowed & differs(query) if self.query_type == "item" else allowed
 
     def _log_frequency(self) -> F32:
         """Log of each item's share of the positives, one added to each: fp32 [items]."""

@@ -1,0 +1,113 @@
+"""Trained models as contenders: what the stages of a day do on tables, here on arrays in memory.
+
+Settings are those of a file in conf/models with the data set's own, from benchmarks/quality.yaml, laid over
+them. A model is trained on the split's training edges; its vectors are scored as its card says.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from measure import ROOT
+from quality_data import DataSet
+from walkbits.config_file import parse_yaml
+from walkbits.evaluation.rankers import Embedding, graph_of
+from walkbits.evaluation.splits import Split
+from walkbits.graph.csr import BipartiteCsr
+from walkbits.models import parse_model
+from walkbits.models.base import ModelSettings, Shapes
+from walkbits.network.declaration import Network
+from walkbits.settings import Training, Walks
+from walkbits.stages.infer_layers import log_share
+from walkbits.training.embed import embed
+from walkbits.training.examples import Examples, pairs_in
+from walkbits.training.feeders import TrainingData
+from walkbits.training.loop import train
+from walkbits.training.negatives import HardNegatives, Partners, hard_negatives_of
+from walkbits.training.subgraphs import Neighborhoods
+from walkbits.types import F32, NodeType
+from walkbits.walks.kernel import neighborhoods_of
+
+
+def settings_of(file: str, changes: Mapping[str, Any]) -> tuple[ModelSettings, Walks, Training]:
+    """A file of conf/models with dotted keys, as `training.epochs`, laid over it."""
+    document = parse_yaml((ROOT / "conf" / "models" / f"{file}.yaml").read_text(encoding="utf-8"))
+    for dotted, value in changes.items():
+        section, key = dotted.split(".", 1)
+        document.setdefault(section, {})[key] = value
+    return (
+        parse_model(document["model"]),
+        Walks.model_validate(document.get("walks", {})),
+        Training.model_validate(document.get("training", {})),
+    )
+
+
+def fit(name: str, file: str, data: DataSet, changes: Mapping[str, Any], seed: int) -> Embedding:
+    """Walk, train, embed all nodes."""
+    model, walks, training = settings_of(file, changes)
+    split = data.split
+    csr = graph_of(split, walks.context_weight_exponent)
+    shapes = Shapes({"item": csr.item.num_nodes, "context": csr.context.num_nodes}, {})
+    features: dict[NodeType, F32] = {}
+    if data.features is not None:
+        features["item"] = np.hstack([data.features, _log_degree(split)])
+        shapes = Shapes(shapes.num_nodes, {"item": features["item"].shape[1]})
+    network = model.network(shapes)
+    read = {one for one, declared in network.inputs.items() if declared.feature_width is not None}
+    relations = _relations(network, csr, walks, seed)
+    given = TrainingData(
+        shapes.num_nodes,
+        {one: x for one, x in features.items() if one in read},
+        {"item": csr.item.keys, "context": csr.context.keys},
+        {reads: one.heaviest(training.train_neighbors) if "." not in reads else one
+         for reads, one in relations.items()},
+        *_examples(model, csr, walks, training, seed),
+    )  # fmt: skip
+    trained = train(model, training, given, seed, lambda line: _show(f"{name} {line}"))
+    whole = TrainingData(given.num_nodes, given.features, given.keys, relations, given.examples)
+    z = embed(trained.network, trained.weights, whole, torch.device("cpu"))
+    score = trained.network.score
+    prior = score.temperature * score.prior * log_share(csr, np.arange(csr.item.num_nodes, dtype=np.int32))
+    return Embedding(name, z["item"], z.get("context"), prior=np.asarray(prior, np.float32))
+
+
+def _relations(network: Network, csr: BipartiteCsr, walks: Walks, seed: int) -> dict[str, Neighborhoods]:
+    """What the network reads."""
+    found: dict[str, Neighborhoods] = {}
+    for update in (one for updates in network.layers for one in updates):
+        side, _ = csr.sides(update.relation)
+        if update.neighbors == "edges":
+            ones = np.ones(len(side.indices), np.int32)
+            found[update.reads] = Neighborhoods(side.indptr.astype(np.int64), side.indices, ones)
+        elif update.reads not in found:
+            every = np.arange(side.num_nodes, dtype=np.int32)
+            found[update.reads] = Neighborhoods(*neighborhoods_of(csr, update.relation, every, walks, seed))
+    return found
+
+
+def _examples(
+    model: ModelSettings, csr: BipartiteCsr, walks: Walks, training: Training, seed: int
+) -> tuple[Examples, HardNegatives | None]:
+    if model.fit().examples == "edges":
+        return Examples.of_edges(csr, training.context_fraction, seed), None
+    pairs, hard = pairs_in(csr, training, seed), training.hard_negatives
+    if hard is None:
+        return Examples.of_pairs(pairs), None
+    queries = np.unique(pairs[:, 0])
+    rows = hard_negatives_of(csr, queries, Partners.of(pairs), walks, hard, seed)
+    return Examples.of_pairs(pairs), HardNegatives(queries, rows)
+
+
+def _log_degree(split: Split) -> F32:
+    """Standardised, as the feature group `degree` is: fp32 [items, 1]."""
+    degree = np.log1p(split.popularity.astype(np.float64))
+    return np.asarray((degree - degree.mean()) / (degree.std() or 1.0), np.float32)[:, None]
+
+
+def _show(line: str) -> None:
+    sys.stdout.write(f"    {line}\n")
+    sys.stdout.flush()
