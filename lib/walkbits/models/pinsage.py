@@ -20,8 +20,8 @@ class PinSage(ModelSettings):
     """Which model."""
     pooling: Literal["importance", "mean", "max"] = "importance"
     """How a neighborhood becomes one vector."""
-    num_layers: Annotated[int, Field(ge=1, le=8)] = 2
-    """Convolutions stacked. 1 to 3."""
+    num_layers: Annotated[int, Field(ge=0, le=8)] = 2
+    """Convolutions stacked. 1 to 3; 0 leaves the dense layers on the item's own features."""
     hidden_size: Annotated[int, Field(ge=4, le=8192)] = 128
     """m: width of the projection that is pooled."""
 
