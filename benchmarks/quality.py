@@ -15,6 +15,7 @@ import json
 import statistics
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import quality_data
@@ -26,6 +27,15 @@ from walkbits.evaluation.protocol import evaluate
 
 RESULTS = ROOT / "benchmarks" / "results" / "quality.json"
 PAGE = ROOT / "docs" / "results.md"
+GROUPS = {
+    "The prior: at serving, or by logQ in training": (
+        "item_pool_brief", "item_pool_no_prior", "item_pool_logq", "item_pool_corrected", "item_pool_mixed",
+    ),
+    "PinSage's pooling, from features without ids": (
+        "content_only", "pinsage_importance", "pinsage_mean", "pinsage_max",
+    ),
+}  # fmt: skip
+"""Contenders that the page also shows side by side."""
 KS = (20,)
 METRICS = ("recall", "ndcg", "coverage")
 
@@ -119,7 +129,21 @@ def page(results: dict[str, Any]) -> str:
                 f"| {'yes' if row['vectors'] else 'no'} | {row['minutes']:.1f} | {settings} |"
             )
         parts.append("")
+    for title, names in GROUPS.items():
+        table = side_by_side(results, names)
+        parts += [f"## {title}\n", "Recall@20 of the rows above.\n", *table, ""] if table else []
     return "\n".join(parts)
+
+
+def side_by_side(results: dict[str, Any], names: Sequence[str]) -> list[str]:
+    """Recall@20 of some contenders, a column for each data set that has one of them."""
+    rows = {one: data["rows"] for one, data in results["data"].items()}
+    columns = [one for one in rows if any(name in rows[one] for name in names)]
+    lines = [f"| contender | {' | '.join(columns)} |", "|---" * (1 + len(columns)) + "|"]
+    for name in names:
+        found = (rows[one].get(name, {}).get("recall_at_20") for one in columns)
+        lines.append(f"| {name} | {' | '.join('-' if one is None else f'{one:.4f}' for one in found)} |")
+    return lines if columns else []
 
 
 def write(results: dict[str, Any]) -> None:
