@@ -1,7 +1,8 @@
 """Measure quality on held-out edges, context to item and item to item, beside simple baselines.
 
-Runs the same stages on a graph that lacks one item of some contexts, under
-<root>/_evaluation, and publishes nothing. Figures go to its `evaluation` table.
+Runs the same stages on a graph that lacks edges of some contexts, as evaluation.holdout
+says (leave_one_out, random or temporal), under <root>/_evaluation, and publishes nothing.
+Figures go to its `evaluation` table.
 """
 
 from __future__ import annotations

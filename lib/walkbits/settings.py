@@ -67,10 +67,15 @@ def config_hash(*sections: Section | str | int) -> str:
 
 
 class Holdout(Section):
-    """Edges set aside at ingest for evaluation: one item of some contexts."""
+    """Edges set aside at ingest for evaluation, of some contexts."""
 
+    split: Literal["leave_one_out", "random", "temporal"] = "leave_one_out"
+    """`leave_one_out`: one drawn item of a context. `random`: a drawn `fraction` of its items. `temporal`:
+    its last ones, by `interactions.timestamp`."""
+    fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
+    """Share of a context's items that random and temporal set aside, rounded down. 0.1 to 0.3."""
     contexts: PositiveInt = 20_000
-    """How many contexts lose one item, drawn by keyed hash."""
+    """How many contexts lose items, at most, drawn by keyed hash."""
     min_items: Annotated[int, Field(ge=2)] = 5
     """Only contexts with at least this many distinct items."""
 
@@ -333,7 +338,7 @@ RankingMetric = Literal[
 
 
 class Evaluation(Section):
-    """Offline quality: leave-one-out on contexts."""
+    """Offline quality on held-out edges."""
 
     holdout: Holdout = Holdout()
     """What is held out."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from datetime import date
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
-from walkbits.errors import EmptyInputError, InputError
+from walkbits.errors import ConfigError, EmptyInputError, InputError
 from walkbits.ingest import interactions as ingest
 from walkbits.input_settings import Impressions, Interactions
 from walkbits.schemas import WEIGHT_SCALE
@@ -157,6 +157,37 @@ def test_hold_out_takes_one_item_of_big_contexts_and_ignores_order(spark: SparkS
     assert set(held) <= set(pairs)
     assert all(int(context[1:]) % 7 + 1 >= 5 for _, context in held)
     assert held != sorted(tuple(r) for r in ingest.hold_out(edges, spec, 4).collect())
+
+
+@pytest.mark.parametrize("split", ["random", "temporal"])
+def test_hold_out_takes_a_fraction_of_each_context_and_of_temporal_the_last(
+    spark: SparkSession, split: Literal["random", "temporal"]
+) -> None:
+    # Interactions of one pair at several times: the last one counts. Context c has c % 12 + 1 items.
+    rows = [
+        (f"i{i}", f"c{c}", 1.0, at) for c in range(60) for i in range(c % 12 + 1) for at in (0, i * 7 % 12)
+    ]
+    timed = spark.createDataFrame(rows, "item_id string, context_id string, weight double, time int")
+    edges = ingest.aggregate_edges(timed.withColumn("time", F.timestamp_seconds("time")), 1e6)
+    spec = Holdout(split=split, fraction=0.3, contexts=1000, min_items=4)
+    held = {(row.item_id, row.context_id) for row in ingest.hold_out(edges, spec, 3).collect()}
+    last: set[tuple[str, str]] = set()
+    for c in range(60):
+        size = c % 12 + 1
+        lost = int(0.3 * size + 1e-9) if size >= 4 else 0
+        assert sum(context == f"c{c}" for _, context in held) == lost
+        last |= {(f"i{i}", f"c{c}") for i in sorted(range(size), key=lambda i: -(i * 7 % 12))[:lost]}
+    assert (held == last) == (split == "temporal")
+    fewer = ingest.hold_out(edges, spec.model_copy(update={"contexts": 5}), 3).collect()
+    assert len({row.context_id for row in fewer}) == 5
+    assert {(row.item_id, row.context_id) for row in fewer} < held
+
+
+def test_a_temporal_split_needs_times(spark: SparkSession) -> None:
+    rows = spark.createDataFrame([("a", "x")], "item string, context string")
+    spec = Interactions(path="x", item="item", context="context")
+    with pytest.raises(ConfigError, match="temporal needs times"):
+        ingest.select_interactions(rows, spec, DAY, timed=True)
 
 
 def test_nodes_cover_isolated_items(spark: SparkSession) -> None:

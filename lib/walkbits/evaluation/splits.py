@@ -205,7 +205,7 @@ class Split:
         """
         if edges.time is None:
             raise ConfigError(
-                "evaluation.split temporal must have edges with times, got none; set interactions.timestamp"
+                "a temporal split must have edges with times, got none; set interactions.timestamp"
             )
         if within == "context":
             order = np.lexsort((edges.item, edges.time, edges.context))
@@ -216,8 +216,8 @@ class Split:
         known = np.flatnonzero(np.diff(split.masked[0]))
         if not len(known):
             raise EmptyInputError(
-                "evaluation.split temporal must leave contexts on both sides of the cut, got none; "
-                "set evaluation.within to context"
+                "a temporal split must leave contexts on both sides of the cut, got none; "
+                "split within contexts"
             )
         return split.some(known)
 

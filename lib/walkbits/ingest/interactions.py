@@ -12,7 +12,7 @@ from datetime import date, timedelta
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
-from walkbits.errors import EmptyInputError, InputError
+from walkbits.errors import ConfigError, EmptyInputError, InputError
 from walkbits.ingest.quarantine import check_set_aside
 from walkbits.ingest.sources import as_id, as_number, quoted, require_columns, require_id
 from walkbits.input_settings import Events, Interactions
@@ -23,15 +23,26 @@ from walkbits.types import NodeType
 _MAX_RANK_BUCKETS = 256
 
 
-def select_interactions(frame: DataFrame, spec: Interactions, ds: date) -> DataFrame:
+def select_interactions(frame: DataFrame, spec: Interactions, ds: date, timed: bool = False) -> DataFrame:
     """Raw rows of the run's window as (item_id, context_id STRING, weight DOUBLE, row STRING).
 
+    Args:
+        timed: Add `time` TIMESTAMP, which a temporal split needs.
+
     Raises:
+        ConfigError: times are wanted and no column has them.
         InputError: a mapped column is missing or has an unusable type.
     """
     require_columns(frame, _mapped(spec), "interactions")
-    weight = as_number(frame, spec.weight, "interactions") if spec.weight else F.lit(1.0)
-    return select_events(frame, spec, ds, "interactions", weight=weight)
+    more = {"weight": as_number(frame, spec.weight, "interactions") if spec.weight else F.lit(1.0)}
+    if timed:
+        if spec.timestamp is None:
+            raise ConfigError(
+                "evaluation.holdout.split temporal needs times, got no interactions.timestamp; "
+                "name the column, or choose random"
+            )
+        more["time"] = F.col(quoted(spec.timestamp)).cast("timestamp")
+    return select_events(frame, spec, ds, "interactions", **more)
 
 
 def select_events(frame: DataFrame, spec: Events, ds: date, section: str, **more: Column) -> DataFrame:
@@ -170,8 +181,10 @@ def aggregate_edges(interactions: DataFrame, max_weight: float) -> DataFrame:
     """One row per (item_id, context_id): weight BIGINT fixed point 2^20, interactions BIGINT.
 
     Weights add up as integers, so the sum does not depend on row order. Pairs whose
-    weight is 0 are not edges. A row beyond `max_weight` stays beyond it.
+    weight is 0 are not edges. A row beyond `max_weight` stays beyond it. Rows with a `time`
+    give the edge that of its last one.
     """
+    last = [F.max("time").alias("time")] if "time" in interactions.columns else []
     fixed = F.round(F.least(F.col("weight"), F.lit(max_weight * 2)) * WEIGHT_SCALE).cast("bigint")
     return (
         interactions.withColumn("weight", fixed)
@@ -180,6 +193,7 @@ def aggregate_edges(interactions: DataFrame, max_weight: float) -> DataFrame:
             # A sum beyond 64 bits is null, and surely over any bound.
             F.coalesce(F.try_sum("weight"), F.lit(2**63 - 1)).alias("weight"),
             F.count(F.lit(1)).alias("interactions"),
+            *last,
         )
         .where(F.col("weight") > 0)
     )
@@ -212,23 +226,30 @@ def node_key(node_type: str, column: str) -> Column:
 
 
 def hold_out(edges: DataFrame, spec: Holdout, seed: int) -> DataFrame:
-    """The edges to set aside: one per chosen context, as (item_id, context_id).
+    """The edges to set aside, as (item_id, context_id).
 
-    Contexts with enough items are ordered by keyed hash and the first `spec.contexts` lose
-    the item whose keyed hash is smallest.
+    Contexts with enough items are ordered by keyed hash, and the first `spec.contexts` lose one item, or
+    floor(`spec.fraction` * items): those whose keyed hash is smallest, of a temporal split the latest.
+
+    Args:
+        edges: (item_id, context_id, ...), of a temporal split with `time`, a null counting as the earliest.
     """
-    by_item = Window.partitionBy("context_id").orderBy(
-        F.xxhash64(F.lit(seed), F.lit("holdout item"), F.col("context_id"), F.col("item_id")),
-        F.col("item_id"),
-    )
-    sized = edges.withColumn("_size", F.count(F.lit(1)).over(Window.partitionBy("context_id")))
-    drawn = sized.where(F.col("_size") >= spec.min_items).withColumn("_order", F.row_number().over(by_item))
-    return (
-        drawn.where(F.col("_order") == 1)
-        .orderBy(F.xxhash64(F.lit(seed), F.lit("holdout context"), F.col("context_id")), F.col("context_id"))
-        .limit(spec.contexts)
+    drawn = F.xxhash64(F.lit(seed), F.lit("holdout item"), F.col("context_id"), F.col("item_id"))
+    first = [F.col("time").desc_nulls_last()] if spec.split == "temporal" else []
+    of_context = Window.partitionBy("context_id")
+    by_item = of_context.orderBy(*first, drawn, F.col("item_id"))
+    # 1e-9: a product such as 0.3 * 10 may fall just short of its integer
+    lost = F.lit(1) if spec.split == "leave_one_out" else F.floor(F.col("_size") * spec.fraction + 1e-9)
+    held = (
+        edges.withColumn("_size", F.count(F.lit(1)).over(of_context))
+        .where(F.col("_size") >= spec.min_items)
+        .withColumn("_order", F.row_number().over(by_item))
+        .where(F.col("_order") <= lost)
         .select("item_id", "context_id")
     )
+    order = F.xxhash64(F.lit(seed), F.lit("holdout context"), F.col("context_id"))
+    chosen = held.select("context_id").distinct().orderBy(order, "context_id").limit(spec.contexts)
+    return held.join(chosen, "context_id", "left_semi").select("item_id", "context_id")
 
 
 def with_indices(edges: DataFrame, items: DataFrame, contexts: DataFrame) -> DataFrame:

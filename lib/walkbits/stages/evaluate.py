@@ -106,7 +106,7 @@ def _split(context: StageRun) -> Split:
         item, group = (rows[name].to_numpy().astype(np.int64) for name in ("item", "context"))
         return Edges(group, item, counts[CONTEXT], counts[ITEM])
 
-    return Split.given(edges(EDGES), edges(HOLDOUT), name="leave_one_out")
+    return Split.given(edges(EDGES), edges(HOLDOUT), name=context.config.evaluation.holdout.split)
 
 
 def _embedding(context: StageRun) -> Embedding:

@@ -85,7 +85,9 @@ def read_inputs(spark: SparkSession, config: Config, ds: date) -> Inputs:
     """
     check_features(config)
     source = read_source(spark, config.interactions, "interactions")
-    interactions = ingest.select_interactions(source, config.interactions, ds)
+    held = config.ingest.holdout
+    timed = held is not None and held.split == "temporal"
+    interactions = ingest.select_interactions(source, config.interactions, ds, timed)
     nodes = {
         one: select_nodes(read_source(spark, spec, SECTIONS[one]), spec, SECTIONS[one])
         for one, spec in config.node_tables.items()
@@ -158,7 +160,7 @@ def run(context: StageRun) -> list[Written]:
             held_out = _kept(stack, ingest.hold_out(core, config.ingest.holdout, config.seed))
             train = core.join(held_out, ["item_id", "context_id"], "left_anti")
             written.append(store.write(HOLDOUT, ingest.with_indices(held_out, items, contexts), run_id))
-        indexed = _kept(stack, ingest.with_indices(train, items, contexts))
+        indexed = _kept(stack, ingest.with_indices(train.drop("time"), items, contexts))
         written.append(store.write(EDGES, indexed, run_id))
         if shown is not None:
             # What was also taken is no negative, held out or not.
