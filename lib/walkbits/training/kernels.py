@@ -103,14 +103,17 @@ class SharedSoftmax(torch.autograd.Function):
         ctx: Any, query: Tensor, shared: Tensor, positive: Tensor, allowed: Tensor, temperature: float
     ) -> Tensor:
         """Query fp32 [n, d], shared fp32 [c, d], positive fp32 [n], allowed bool [n, c] -> scalar."""
-        scores = (query @ shared.T).mul_(1 / temperature)  # [n, c]
+        scores = (query * (1 / temperature)) @ shared.T  # [n, c]
         scores.masked_fill_(~allowed, -torch.inf)
         wanted = positive / temperature  # [n]
-        total = torch.logaddexp(torch.logsumexp(scores, dim=1), wanted)  # [n]
-        share = scores.sub_(total[:, None]).exp_()  # [n, c]
-        ctx.save_for_backward(query, shared, share, torch.exp(wanted - total) - 1)
+        top = torch.maximum(scores.amax(dim=1), wanted) if scores.shape[1] else wanted  # [n]
+        share = scores.sub_(top[:, None]).exp_()  # [n, c]
+        own = torch.exp(wanted - top)  # [n]
+        total = share.sum(dim=1) + own  # [n]
+        share.mul_(1 / total[:, None])
+        ctx.save_for_backward(query, shared, share, own / total - 1)
         ctx.scale = 1 / (temperature * len(query))
-        return (total - wanted).mean()
+        return (total.log() + top - wanted).mean()
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
