@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from conftest import ROOT
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 from support import world
@@ -44,6 +46,7 @@ from walkbits.tables.store import Store
 from walkbits.tables.views import register_views
 
 DAY = date(2026, 1, 31)
+PYTHON_GUIDE = ROOT / "docs" / "python.md"
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,25 @@ def test_views_show_the_run(day: Job) -> None:
     assert {f"published_{table.name}" for table in PUBLISHED} <= set(names)
     shown = day.spark.table("published_embeddings").select("run_id").distinct().collect()
     assert [r["run_id"] for r in shown] == [find_run(day.store, None).run_id]
+
+
+def test_the_example_for_notebooks_runs(day: Job, tmp_path: Path) -> None:
+    """docs/python.md word for word, but for the places and the day: on a root where it is a no-op."""
+    (example,) = re.findall(r"^```python\n(.*?)^```$", PYTHON_GUIDE.read_text(encoding="utf-8"), re.M | re.S)
+    config = world.write_config(
+        tmp_path, Path(day.config.interactions.path or "").parent, Path(day.config.root)
+    )
+    for ours, theirs in (
+        ('"conf/demo.yaml"', repr(str(config))),
+        ('"data/notebook"', repr(day.config.root)),
+        ("date(2018, 1, 1)", repr(DAY).removeprefix("datetime.")),
+    ):
+        assert ours in example
+        example = example.replace(ours, theirs)
+    names: dict[str, Any] = {}
+    exec(example, names)
+    assert names["run"].run_id == find_run(day.store, None).run_id
+    assert names["related"].count() == world.NUM_ITEMS * 3
 
 
 def test_the_same_inputs_again_change_nothing(day: Job) -> None:

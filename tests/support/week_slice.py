@@ -33,12 +33,14 @@ items:
   text: [product_category, product_type]
   categorical: [department, brand]
 features: {{text_buckets: 1024, width: 16}}
-walks: {{num_walks: 30, walk_length: 3, num_neighbors: 10, block_size: 64, popularity_penalty: 0.3}}
+walks: {{num_walks: 200, walk_length: 3, num_neighbors: 10, block_size: 64, popularity_penalty: 0.3}}
 model: {{architecture: item_pool, embedding_size: 16}}
 training: {{context_fraction: 1.0, epochs: 1, batch_size: 256, num_negatives: 32, train_neighbors: 5}}
 retrain: {{every_days: 7, below_cosine: 0.5}}
 inference: {{block_size: 64}}
 index: {{code_bits: [64], lsh_bits: 64, num_related: 5}}
+# Of two weeks of so few purchases the codes differ by a quarter.
+audit: {{max_bits_flipped: 0.4}}
 maintenance: {{keep_published: 2}}
 """
 
