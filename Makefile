@@ -7,6 +7,8 @@ SHELL := bash
 ACTIVATE := . conf/env.sh
 # The last day of the demo's data.
 DEMO_DS := 2018-01-01
+# Spark's launcher asks for an incubator module, of which every Java says so, whatever its settings.
+NO_NOTICE := grep --line-buffered -vF "WARNING: Using incubator modules"
 # Two processes of tests, each with a Spark session of its own; a file's tests stay together.
 PYTEST := pytest -n 2 --dist loadfile
 
@@ -18,7 +20,7 @@ setup: ## Create .venv from the lock, find or install Java, resolve the Delta ja
 
 demo: setup ## Run a whole day on real baskets and show related products
 	@$(ACTIVATE); python -m walkbits.tools.demo prepare
-	@$(ACTIVATE); spark-submit jobs/run_daily.py --config conf/demo.yaml --ds $(DEMO_DS)
+	@$(ACTIVATE); spark-submit jobs/run_daily.py --config conf/demo.yaml --ds $(DEMO_DS) 2> >($(NO_NOTICE) >&2)
 	@$(ACTIVATE); python -m walkbits.tools.demo show
 
 test-unit: setup ## Run the tests that need no Spark
