@@ -15,11 +15,11 @@ from pyspark.sql import functions as F
 from walkbits import schemas
 from walkbits.arrays.mapped import save_array
 from walkbits.arrays.places import Place, place_of
-from walkbits.errors import EmptyInputError, InputError
+from walkbits.errors import ConfigError, EmptyInputError, InputError
 from walkbits.index.buckets import buckets_from_codes, buckets_of
 from walkbits.index.codes import codes_from_embeddings, encode, pack_bits, pack_bits_sql, rotation
 from walkbits.index.exact import QUERY_BLOCK, top_k
-from walkbits.index.nearest import Plan
+from walkbits.index.nearest import Batch, Itself, Plan, nearest
 from walkbits.index.related import Seen, recommended_items, related_items
 from walkbits.settings import Index, Lsh
 from walkbits.tables.external_ids import ExternalIds
@@ -155,7 +155,19 @@ def test_a_search_by_cells_finds_what_it_expects(spark: SparkSession, tmp_path: 
     assert plan.gap is not None
     assert recall <= plan.recall
     assert plan.scored < NUM_ITEMS
-    assert share == pytest.approx(plan.recall, abs=0.05)  # estimated on a sample of the queries
+    assert share == pytest.approx(plan.recall, abs=4 * plan.error + 1e-9)
+
+
+def test_a_recall_that_no_cells_reach_is_refused(spark: SparkSession, tmp_path: Path) -> None:
+    """Random directions: the lists of a query are spread over more cells than it may score."""
+    x = np.random.default_rng(0).standard_normal((2500, 32)).astype(np.float32)
+    save_array(tmp_path / "x.npy", x)
+    longest = float(np.linalg.norm(x, axis=1).max()) * (1 + 1e-6)
+    batch = Batch(tmp_path / "x.npy", tmp_path / "x.npy", len(x), len(x), longest, 10, Itself())
+    with pytest.raises(
+        ConfigError, match=r"index.target_recall must be at most 0\.\d+, the recall of 64 cells"
+    ):
+        nearest(spark, batch, Index(exact="never", target_recall=0.999), 0, tmp_path)
 
 
 def test_recommended_items_add_the_prior_and_leave_out_what_was_seen(

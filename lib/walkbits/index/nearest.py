@@ -84,12 +84,14 @@ class Plan:
     Attributes:
         gap: which cells a query scores; None scans all items.
         recall: share of the exact lists that the plan finds, on the sample.
+        error: standard error of `recall`; 0 where the sample is all queries.
         scored: items scored per query.
         curve: (gap, recall, scored) at several gaps.
     """
 
     gap: float | None
     recall: float = 1.0
+    error: float = 0.0
     scored: float = 0.0
     curve: tuple[tuple[float, float, float], ...] = field(default=(), compare=False)
 
@@ -258,11 +260,12 @@ def _choose(spark: SparkSession, cells: _Cells, rules: settings.Index, seed: int
     seen = sorted(_each(spark, len(blocks), measure, schema), key=lambda row: row["query"])
     lists = [np.array(row["needed"]) for row in seen if row["needed"]]
     gaps, sizes = np.array([row["gaps"] for row in seen]), np.array([row["sizes"] for row in seen])
-    curve = [_point(gap, lists, gaps, sizes) for gap in _gaps(gaps)]
+    whole = len(queries) == batch.num_queries
+    curve = [_point(gap, lists, gaps, sizes, whole) for gap in _gaps(gaps)]
     target = rules.target_recall
-    enough = [(gap, recall, scored) for gap, recall, error, scored in curve if recall - error >= target]
+    enough = [point for point in curve if point[1] - point[2] >= target]
     kept = tuple((gap, recall, scored) for gap, recall, _, scored in curve)
-    scan = Plan(None, 1.0, float(batch.num_items), kept)
+    scan = Plan(None, scored=float(batch.num_items), curve=kept)
     if not enough:
         if rules.exact == "never":
             raise ConfigError(
@@ -270,9 +273,9 @@ def _choose(spark: SparkSession, cells: _Cells, rules: settings.Index, seed: int
                 f"a query, got {target:g}; lower it, or set index.exact to auto"
             )
         return scan
-    gap, recall, scored = enough[0]
+    gap, recall, error, scored = enough[0]
     dear = _CELL_COST * (scored + cells.count) >= batch.num_items
-    return scan if dear and rules.exact == "auto" else Plan(gap, recall, scored, kept)
+    return scan if dear and rules.exact == "auto" else Plan(gap, recall, error, scored, kept)
 
 
 def _gaps(gaps: F64) -> F64:
@@ -280,10 +283,12 @@ def _gaps(gaps: F64) -> F64:
     return np.append(np.unique(np.quantile(gaps, np.linspace(0, 1, 100)).astype(np.float32)), 4.0)
 
 
-def _point(gap: float, lists: list[F64], gaps: F64, sizes: I64) -> tuple[float, float, float, float]:
+def _point(
+    gap: float, lists: list[F64], gaps: F64, sizes: I64, whole: bool
+) -> tuple[float, float, float, float]:
     """(gap, mean recall, its standard error, items scored per query)."""
     shares = np.array([(one <= gap).mean() for one in lists]) if lists else np.ones(1)
-    error = shares.std() / np.sqrt(len(shares))
+    error = 0.0 if whole else shares.std() / np.sqrt(len(shares))
     return float(gap), float(shares.mean()), float(error), float((sizes * (gaps <= gap)).sum(axis=1).mean())
 
 
