@@ -261,6 +261,22 @@ def test_the_guided_estimator_sees_values_first_and_signs_last() -> None:
     assert through_sign(batch, replace(guided, estimator="continuous"), 0.9, 7, 3) is batch
 
 
+def test_hashnet_grows_steeper_and_gumbel_draws_bits_by_their_values() -> None:
+    z = torch.tensor([[-0.8, -0.1, 0.3, 0.9]]).repeat(20_000, 1).requires_grad_()
+    batch = Embedded(z, z, z[:1], z[:1, None], torch.ones(len(z), 2, dtype=torch.bool))
+    hashnet = ThroughSign("hashnet", 1.0, 0.5, 0.2)
+    torch.testing.assert_close(through_sign(batch, hashnet, 0.0, 7, 3).query, z)
+    steep = through_sign(batch, hashnet, 1.0, 7, 3).query
+    torch.testing.assert_close(steep, torch.tanh(10 * torch.atanh(z)))
+    drawn = through_sign(batch, replace(hashnet, estimator="gumbel"), 1.0, 7, 3)
+    # The chance of a positive bit is (1 + z) / 2.
+    share = (drawn.query > 0).double().mean(dim=0)
+    torch.testing.assert_close(share, (1 + z[0].double()) / 2, atol=0.015, rtol=0)
+    (gradient,) = torch.autograd.grad(drawn.query.sum(), z)
+    assert (gradient >= 0).all()
+    assert gradient.sum() > 0
+
+
 def test_the_ranking_loss_is_the_papers() -> None:
     rng = np.random.default_rng(1)
     q, p, n = (rng.standard_normal((count, 4)) for count in (3, 3, 5))

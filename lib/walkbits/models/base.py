@@ -26,19 +26,24 @@ class Shapes:
     feature_width: Mapping[NodeType, int]
 
 
+Estimator = Literal["guided", "ste", "gumbel", "hashnet", "continuous"]
+
+
 @dataclass(frozen=True)
 class ThroughSign:
     """How a hash layer's values become signs while training (HashGNN, section 3.3).
 
     Attributes:
-        estimator: `ste`: signs forth, the identity's gradient back. `guided`: the values themselves with a
-            chance that falls from 1 to 0, else signs. `continuous`: the values alone.
+        estimator: `ste`: signs forward, the identity's gradient back. `guided`: the values themselves with a
+            chance that falls from 1 to 0, else signs. `gumbel`: bits drawn from the values, relaxed at a
+            temperature that falls. `hashnet`: a tanh that grows steeper. `continuous`: the values alone, of
+            which signs are taken after training (HashGNN_sp).
         guided_until: Share of the steps after which the chance is 0.
         rank_weight: lambda, the weight of the ranking loss.
         rank_margin: alpha of the ranking loss.
     """
 
-    estimator: Literal["guided", "ste", "continuous"]
+    estimator: Estimator
     guided_until: float
     rank_weight: float
     rank_margin: float

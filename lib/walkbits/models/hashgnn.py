@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat
 
-from walkbits.models.base import ModelSettings, Sgd, Shapes, ThroughSign
+from walkbits.models.base import Estimator, ModelSettings, Sgd, Shapes, ThroughSign
 from walkbits.network.declaration import Dense, Input, Linear, Network, Output, Update
 from walkbits.settings import CodeBits
 from walkbits.types import NodeType, Relation
@@ -30,8 +30,9 @@ class HashGnn(ModelSettings):
     """K: bits of the code, and width of the embedding; the first 64 or 128 are shorter codes."""
     temperature: PositiveFloat = 8.0
     """Divides inner products of codes, which reach K. K / 32 to K / 8."""
-    estimator: Literal["guided", "ste", "continuous"] = "guided"
-    """How gradients pass the sign: guided by float values at first, straight through, or without signs."""
+    estimator: Estimator = "guided"
+    """How gradients pass the sign: guided by float values at first, straight through (ste), by relaxed draws
+    (gumbel), by a tanh that grows steeper (hashnet), or without signs (continuous)."""
     guided_until: Annotated[float, Field(gt=0.0, le=1.0)] = 0.8
     """Share of the steps after which only signs are seen. 0.5 to 1."""
     rank_weight: Annotated[float, Field(ge=0.0)] = 0.5

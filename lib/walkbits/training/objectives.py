@@ -27,6 +27,9 @@ from walkbits.settings import Objective, Training
 from walkbits.training.kernels import SharedSoftmax
 
 _GUIDE_TAG: Final = int.from_bytes(b"guide", "big")
+_INSIDE: Final = 1 - 1e-6
+"""Where atanh is still finite in fp32."""
+_TINY: Final = 1e-12
 
 
 @dataclass(frozen=True)
@@ -120,16 +123,32 @@ def cross_rank(batch: Embedded, temperature: float, weight: float, margin: float
 
 
 def through_sign(batch: Embedded, sign: ThroughSign, progress: float, seed: int, step: int) -> Embedded:
-    """The minibatch with a hash layer's values replaced by signs, whose gradient is the identity's.
+    """The minibatch with a hash layer's values replaced by signs, or by what stands for them.
 
-    With the guided estimator a row keeps its values with a chance that falls linearly from 1 to 0; a query
-    and its positive share the draw, which is keyed by the step and the row's place.
+    guided, ste: signs, whose gradient is the identity's. With `guided` a row keeps its values with a chance
+        that falls linearly from 1 to 0; a query and its positive share the draw.
+    gumbel: tanh((atanh z + g) / t), g half a logistic draw, t falling from 1 to 1/10 (Jang et al. 2017).
+    hashnet: tanh(b atanh z), b growing from 1 to 10 (Cao et al., ICCV 2017).
+
+    Draws are keyed by the step and the row's place.
     """
     if sign.estimator == "continuous":
         return batch
+    steep = 10.0**progress
+
+    def relaxed(x: Tensor, which: int) -> Tensor:
+        logit = torch.atanh(x.clamp(-_INSIDE, _INSIDE))
+        if sign.estimator == "gumbel":
+            u = rng.uniform(rng.draw(seed ^ _GUIDE_TAG, np.arange(x.numel()), step, which))
+            noise = (np.log(u + _TINY) - np.log1p(_TINY - u)) / 2
+            logit = logit + torch.from_numpy(noise.astype(np.float32)).to(x.device).view(x.shape)
+        return torch.tanh(steep * logit)
+
     chance = max(0.0, 1 - progress / sign.guided_until) if sign.estimator == "guided" else 0.0
 
     def mixed(x: Tensor, which: int) -> Tensor:
+        if sign.estimator in ("gumbel", "hashnet"):
+            return relaxed(x, which)
         rows = x.shape[0] if x.dim() == 2 else x.shape[0] * x.shape[1]
         drawn = rng.uniform(rng.draw(seed ^ _GUIDE_TAG, np.arange(rows), step, which))
         keep = torch.from_numpy(drawn < chance).to(x.device).view(*x.shape[:-1], 1)
