@@ -101,13 +101,15 @@ def page(results: dict[str, Any]) -> str:
     parts = [
         "# Results\n",
         "Recall@20 and NDCG@20 over the full catalogue, training items left out, ties by item; means over "
-        "the seeds. Settings were chosen on a split of the training edges; the test edges were ranked once "
-        "per seed. Spread is the largest minus the smallest Recall@20 of the seeds, a dash where there is "
-        "one: rivals without vectors and with one seed involve no chance, a trained model with one seed is "
-        f"one draw. Minutes are CPU time of one fit, walks included, on {results['machine']}: one thread "
-        "computes, another builds the next minibatch. Vectors: one float vector per node; the others rank "
-        "by a table or by walks. Settings of trained models are what differs from the file in conf/models; "
-        "`benchmarks/quality.yaml` holds them.\n",
+        "the seeds. Settings were chosen on a split of the training edges: a rival's from its grid in "
+        "`benchmarks/contenders.py`, a trained model's by hand. The settings column of a trained model says "
+        "what differs from its file in conf/models; `benchmarks/quality.yaml` holds it and says how far it "
+        "was validated. The test edges were ranked once per seed. Spread is the largest minus the smallest "
+        "Recall@20 of the seeds, a dash where there is one: rivals without vectors and with one seed involve "
+        "no chance, a trained model with one seed is one draw. Minutes are CPU time of one fit, walks "
+        f"included, on {results['machine']}: one thread computes, another builds the next minibatch; rivals "
+        "that walk do so while they rank. Vectors: one float vector per node; the others rank by a table or "
+        "by walks.\n",
     ]
     for name, data in results["data"].items():
         order = sorted(data["rows"].items(), key=lambda row: row[1]["recall_at_20"])
@@ -126,7 +128,7 @@ def page(results: dict[str, Any]) -> str:
             parts.append(
                 f"| {contender} | {row['recall_at_20']:.4f} | {row['ndcg_at_20']:.4f} "
                 f"| {row['coverage_at_20']:.3f} | {spread} | {row['seeds']} "
-                f"| {'yes' if row['vectors'] else 'no'} | {row['minutes']:.1f} | {settings} |"
+                f"| {'yes' if row['vectors'] else 'no'} | {row['minutes']:.2f} | {settings} |"
             )
         parts.append("")
     for title, names in GROUPS.items():
