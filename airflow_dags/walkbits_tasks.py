@@ -49,9 +49,9 @@ START = datetime(2000, 1, 1, tzinfo=UTC)
 PUBLISHED = Asset("walkbits_live")
 """Updated whenever readers of channel `live` see another run: schedule consumers on it."""
 
-FINAL = frozenset({2, 5, 6, 7, 8})
-"""Exit codes of what stays as it is: input, audit, settings, jars, model. An empty day may still arrive (3),
-another driver ends (4), and infrastructure recovers (1, 86)."""
+FINAL = frozenset({2, 5, 6, 7, 8, 9})
+"""Exit codes of what stays as it is: input, audit, settings, jars, model, training. An empty day may still
+arrive (3), another driver ends (4), and infrastructure recovers (1, 86)."""
 
 # Not $, which lets a line break pass.
 DAY = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}\Z"

@@ -54,3 +54,9 @@ class MissingDependencyError(WalkbitsError):
     """An optional jar or package that this option needs is absent."""
 
     exit_code = 7
+
+
+class TrainingError(WalkbitsError):
+    """A training diverged: its loss or its weights are no longer finite."""
+
+    exit_code = 9

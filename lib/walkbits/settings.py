@@ -197,6 +197,8 @@ class HardNegatives(Section):
 class Training(Section):
     """Examples, negatives and steps. What is left out is the model's own choice."""
 
+    speed_only: ClassVar[frozenset[str]] = frozenset({"checkpoint_seconds"})
+
     context_fraction: Annotated[float, Field(gt=0.0, le=1.0)] = 0.2
     """Share of contexts whose pairs or edges are trained on. PinSage: 0.2."""
     pairs_per_context: PositiveInt = 10
@@ -233,6 +235,14 @@ class Training(Section):
     """Steps over which the step size grows to `learning_rate`. 0 to 1,000."""
     learning_rate_decay: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     """Factor of the step size after every epoch. 0.8 to 1."""
+    validation_fraction: Annotated[float, Field(ge=0.0, le=0.5)] = 0.0
+    """Share of the pairs or edges that is not trained on, drawn by key; the epoch with its lowest loss gives
+    the weights. 0 trains on all, for all epochs; 0.02 to 0.1."""
+    patience: PositiveInt = 2
+    """Stop after so many epochs without a lower validation loss. 1 to 5; only with `validation_fraction`."""
+    checkpoint_seconds: Annotated[float, Field(gt=0.0)] | None = 300.0
+    """A killed training goes on from a checkpoint that was about as old, to the same bits. 60 to 3,600; null
+    writes none."""
 
 
 class Retrain(Section):

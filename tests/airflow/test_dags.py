@@ -164,7 +164,7 @@ def test_backfill_has_one_channel_a_day(dags: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "final"), [(1, False), (2, True), (3, False), (4, False), (5, True), (8, True)]
+    ("code", "final"), [(1, False), (2, True), (3, False), (4, False), (5, True), (8, True), (9, True)]
 )
 def test_what_stays_as_it_is_is_not_tried_again(
     monkeypatch: pytest.MonkeyPatch, dags: dict[str, Any], code: int, final: bool

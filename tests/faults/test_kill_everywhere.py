@@ -18,7 +18,8 @@ AFTER_THE_FLIP = {"publications.appended", "publish_run.flipped", "publish_run.l
 
 def run_day(root: Path, config: Path, trace: Path, *points: str) -> Submitted:
     """The daily job, which dies at the first of the points that it passes."""
-    arguments = ("--config", str(config), "--root", str(root), "--ds", DS)
+    often = "training.checkpoint_seconds=0.001"
+    arguments = ("--config", str(config), "--root", str(root), "--ds", DS, "--set", often)
     faults = {TRACE: str(trace), FAULT: ",".join(points)}
     return submit("run_daily", trace.with_suffix(".log"), *arguments, **faults)
 
@@ -33,6 +34,7 @@ def test_a_driver_killed_at_any_point_loses_nothing(tmp_path: Path) -> None:
     assert baseline.ended() == 0, baseline.text[-3000:]
     points = list(dict.fromkeys((tmp_path / "whole.trace").read_text().split()))
     assert len(points) > 30
+    assert "training.checkpoint" in points
     run_id = look(whole)
     expected = reader.bits(whole, run_id)
 

@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 from pyspark.sql import SparkSession
 from support import world
+from walkbits.arrays.places import exists
 from walkbits.config_file import load_config
 from walkbits.index.codes import encode, rotation
 from walkbits.models import architectures
-from walkbits.schemas import CODES, EDGES, EMBEDDINGS, PUBLICATIONS
+from walkbits.schemas import CODES, EDGES, EMBEDDINGS, PUBLICATIONS, RUN_METRICS
 from walkbits.stages import daily
 
 SMALL = {
     "training.epochs": 2,
+    "training.checkpoint_seconds": 0.001,
     "training.train_neighbors": 5,
     "training.batch_size": 256,
     "training.num_negatives": 16,
@@ -41,6 +43,11 @@ def test_a_day_runs_from_a_models_file(spark: SparkSession, tmp_path: Path, arch
     config = load_config(path, SMALL, ROOT / "conf" / "models" / f"{architecture}.yaml")
     run = daily.run_daily(spark, config, ds=date(2026, 1, 31))
     assert run.store.read(PUBLICATIONS).count() == 1
+    assert not exists(run.artifacts("checkpoints"))
+    figures = {
+        row.metric for row in run.store.read(RUN_METRICS, run_id=run.run_id, stage="train_model").collect()
+    }
+    assert {"loss[1]", "loss[2]", "loss", "examples_per_second", "waiting_for_batches"} <= figures
     rows = run.store.read(EMBEDDINGS, run_id=run.run_id).collect()
     counts = {one: sum(row.node_type == one for row in rows) for one in ("item", "context")}
     assert counts == {"item": world.NUM_ITEMS, "context": world.NUM_CONTEXTS}

@@ -11,8 +11,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reference.network import random_world
 from reference.plain import random_graph
-from walkbits.errors import EmptyInputError, InputError, WalkbitsError
+from walkbits.errors import EmptyInputError, InputError, TrainingError
+from walkbits.models import parse_model
 from walkbits.models.base import Shapes, ThroughSign
 from walkbits.models.pinsage import PinSage
 from walkbits.network.declaration import Input, Network, Output, Update
@@ -23,7 +25,14 @@ from walkbits.training.examples import Examples
 from walkbits.training.feeders import TrainingData
 from walkbits.training.loop import Trained, train
 from walkbits.training.module import Module
-from walkbits.training.objectives import Embedded, cross_rank, max_margin, through_sign
+from walkbits.training.objectives import (
+    Embedded,
+    cross_rank,
+    max_margin,
+    own_rank,
+    positive_rank,
+    through_sign,
+)
 from walkbits.training.subgraphs import Neighborhoods, SubgraphBuilder
 
 COMMUNITIES, PER_COMMUNITY, WIDTH = 20, 20, 16
@@ -121,6 +130,89 @@ def test_one_line_per_epoch() -> None:
     assert f"loss={result.metrics['loss']:.5f}" in lines[1]
 
 
+def test_long_epochs_have_lines_between(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "_LINE_SECONDS", 0.0)
+    lines: list[str] = []
+    trained(lines=lines)
+    steps = [line for line in lines if " step " in line]
+    assert len(steps) == len(lines) - 2 > 2
+    assert steps[0].startswith("epoch 1/2 step 1/")
+    assert all("loss=0." in line and "examples/s=" in line and " left=" in line for line in steps)
+
+
+def test_curves_and_ranks_are_figures() -> None:
+    result = trained(epochs=3)
+    metrics = result.metrics
+    losses = [metrics[f"loss[{number}]"] for number in (1, 2, 3)]
+    assert losses[2] == metrics["loss"] < losses[0]
+    ranks = [metrics[f"positive_rank[{number}]"] for number in (1, 2, 3)]
+    assert SHORT.num_negatives + 1 > ranks[0] > ranks[2] >= 1
+    assert result.timings["examples_per_second"] > 0
+    assert 0 <= result.timings["waiting_for_batches"] <= 1
+    softmax = trained(epochs=1, objective="softmax")
+    assert not [name for name in softmax.metrics if "rank" in name]
+
+
+def test_the_best_epoch_of_a_validated_training_is_kept() -> None:
+    """Rows of ids learn random edges by heart: the loss of edges that are not trained on rises again."""
+    model = parse_model({"architecture": "item_pool", "embedding_size": 6})
+    data = random_world(5, 40, 60).data(model)
+
+    def fitted(**changes: Any) -> Trained:
+        settings = Training(batch_size=32, learning_rate=0.05, **changes)
+        return train(model, settings, data, 0, lambda line: None)
+
+    stopped = fitted(epochs=40, validation_fraction=0.2, patience=2)
+    best, epochs = int(stopped.metrics["best_epoch"]), int(stopped.metrics["epochs"])
+    assert epochs == best + 2 < 40
+    curve = [stopped.metrics[f"validation_loss[{number}]"] for number in range(1, epochs + 1)]
+    assert min(curve) == curve[best - 1]
+    short = fitted(epochs=best, validation_fraction=0.2, patience=2)
+    assert short.metrics["validation_loss[1]"] == curve[0]
+    for name, array in stopped.weights.items():
+        np.testing.assert_array_equal(array.view(np.uint32), short.weights[name].view(np.uint32))
+    total = stopped.metrics["examples"] + stopped.metrics["validation_examples"]
+    assert total == len(data.examples.query) == fitted(epochs=1).metrics["examples"]
+
+
+@given(seed=st.integers(0, 10_000), alike=st.booleans(), fraction=st.sampled_from([0.05, 0.2, 0.5]))
+@settings(deadline=None)
+def test_a_validation_split_is_keyed_and_keeps_equal_examples_together(
+    seed: int, alike: bool, fraction: float
+) -> None:
+    query, positive = np.random.default_rng(seed).integers(0, 30, (2, 2000)).astype(np.int32)
+    every = Examples(query, positive)
+    kept, held = every.split(fraction, seed, alike)
+    rows = lambda one: list(zip(one.query.tolist(), one.positive.tolist(), strict=True))  # noqa: E731
+    assert sorted(rows(kept) + rows(held)) == sorted(rows(every))
+    name = (lambda pair: tuple(sorted(pair))) if alike else (lambda pair: pair)
+    assert not {name(one) for one in rows(kept)} & {name(one) for one in rows(held)}
+    assert abs(len(held.query) / 2000 - fraction) < 0.15
+    turned = Examples(query[::-1], positive[::-1]).split(fraction, seed, alike)
+    assert sorted(rows(turned[1])) == sorted(rows(held))
+    assert rows(every.split(0.0, seed, alike)[0]) == rows(every)
+    single = Examples(query[:1], positive[:1])
+    assert len(single.split(0.5, seed, alike)[0].query) == 1
+
+
+def test_ranks_are_counted_as_plain_loops_count_them() -> None:
+    rng = np.random.default_rng(3)
+    q, p, n, hard = (rng.standard_normal((*size, 4)) for size in ((6,), (6,), (5,), (6, 2)))
+    allowed = rng.random((6, 7)) < 0.7
+    batch = Embedded(*(torch.from_numpy(x) for x in (q, p, n, hard, allowed)))
+    against = [[*n, *hard[a]] for a in range(6)]
+    above = [sum(allowed[a, b] and q[a] @ against[a][b] >= q[a] @ p[a] for b in range(7)) for a in range(6)]
+    assert positive_rank(batch) == pytest.approx(1 + np.mean(above))
+    harder = [
+        1 + sum(allowed[a, b] and q[a] @ n[b] > q[a] @ hard[a, h] for b in range(5))
+        for a in range(6)
+        for h in range(2)
+        if allowed[a, 5 + h]
+    ]
+    assert own_rank(batch) == pytest.approx(np.mean(harder))
+    assert own_rank(replace(batch, own=batch.own[:, :0], allowed=batch.allowed[:, :5])) is None
+
+
 @pytest.mark.parametrize("pooling", ["mean", "max"])
 def test_other_poolings_train_too(pooling: Any) -> None:
     features, graph, pairs = planted(1)
@@ -133,7 +225,7 @@ def test_other_poolings_train_too(pooling: Any) -> None:
 def test_a_loss_that_is_not_finite_stops_the_training() -> None:
     features, graph, pairs = planted(1)
     features[7, 3] = np.inf
-    with pytest.raises(WalkbitsError, match="training loss must stay finite, got nan in epoch 1, step"):
+    with pytest.raises(TrainingError, match="training loss must stay finite, got nan in epoch 1, step"):
         train(SMALL, SHORT, data_of(features, graph, pairs), 0, lambda line: None)
 
 

@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import logging
+from typing import Final
 
 import numpy as np
 from pyspark.sql import functions as F
 
-from walkbits.arrays.places import Place
+from walkbits.arrays.places import Place, remove
 from walkbits.errors import InputError
 from walkbits.graph.csr import BipartiteCsr, read_meta
 from walkbits.ingest.space import feature_schema_hash, layout_of, read_space, width_of
@@ -18,7 +19,8 @@ from walkbits.models import walked_relations
 from walkbits.models.base import Shapes
 from walkbits.models.card import Card, copy_model, read_card, save_model
 from walkbits.network.declaration import Network
-from walkbits.runs.stage import Stage, StageRun
+from walkbits.runs.log import read_log
+from walkbits.runs.stage import Stage, StageRun, stage_key
 from walkbits.schemas import EDGES, FEATURES, NEIGHBORHOODS
 from walkbits.stages import reuse
 from walkbits.stages.build_neighborhoods import GRAPH
@@ -29,11 +31,16 @@ from walkbits.walks.plan import plan_walks
 
 LOG = logging.getLogger("walkbits")
 
+_CHECKPOINTS: Final = "checkpoints"
+"""Artifact folder of a training under way. It is no scratch: a killed driver's is for the next one."""
+
 
 def run(context: StageRun) -> list[Written]:
     """The published model where the run was decided to reuse it, else a new one."""
     donor = reuse.decided(context)
-    return _train(context) if donor is None else take_over(context, donor)
+    written = _train(context) if donor is None else take_over(context, donor)
+    remove(context.artifacts(_CHECKPOINTS))
+    return written
 
 
 def take_over(context: StageRun, donor: str) -> list[Written]:
@@ -54,18 +61,24 @@ def _train(context: StageRun) -> list[Written]:
     """Train on the run's own graph and save weights and card."""
     # torch takes seconds to load: the one stage that needs it pays, and only on a day that trains
     from walkbits.training.arrays import read_training_data
+    from walkbits.training.checkpoints import Checkpoints
     from walkbits.training.loop import train
 
     config, run_id = context.config, context.run_id
+
+    def tell(line: str) -> None:
+        LOG.info("stage=%s run=%s %s", STAGE.name, run_id, line)
+
+    decided_by = {"settings": reuse.training_hash(config), "data": _inputs(context)}
+    checkpoints = Checkpoints(
+        context.artifacts(_CHECKPOINTS), decided_by, config.training.checkpoint_seconds, tell
+    )
     csr = BipartiteCsr.open(context.artifacts(GRAPH))
     network = config.model.network(shapes_of(context, csr))
     with context.scratch("training") as scratch:
         write_arrays(context, network, csr, scratch)
         data = read_training_data(scratch, csr, network, config.model.fit(), config.training, config.seed)
-        trained = train(
-            config.model, config.training, data, config.seed,
-            lambda line: LOG.info("stage=%s run=%s %s", STAGE.name, run_id, line),
-        )  # fmt: skip
+        trained = train(config.model, config.training, data, config.seed, tell, checkpoints)
     card = save_model(
         context.artifacts(reuse.MODEL), trained.network, trained.weights,
         feature_schema=feature_schema_hash(config.features, config.node_tables),
@@ -75,8 +88,13 @@ def _train(context: StageRun) -> list[Written]:
         metrics=trained.metrics,
         keys=trained.keys,
     )  # fmt: skip
-    context.measure({name: (value, "") for name, value in trained.metrics.items()})
+    context.measure({name: (value, "") for name, value in (trained.metrics | trained.timings).items()})
     return [context.artifact_written(reuse.MODEL, num_parameters(card))]
+
+
+def _inputs(context: StageRun) -> str:
+    """Identifies what the stage reads."""
+    return stage_key(STAGE, context.config, context.run, read_log(context.store, context.run_id))
 
 
 def shapes_of(context: StageRun, csr: BipartiteCsr) -> Shapes:

@@ -18,10 +18,11 @@ from pyspark.sql import functions as F
 from walkbits import rng, settings
 from walkbits.graph.csr import BipartiteCsr
 from walkbits.tables.rows import Batches
-from walkbits.types import I32, I64, U64
+from walkbits.types import I32, I64, U64, Bools
 
 _CONTEXTS_TAG: Final = int.from_bytes(b"contexts", "big") >> 1
 _PAIRS_TAG: Final = int.from_bytes(b"pairs", "big")
+_VALIDATION_TAG: Final = int.from_bytes(b"validate", "big") >> 1
 _CONTEXTS_AT_ONCE: Final = 1 << 20
 """Draws in one array: 1 M x 8 bytes, times a handful of temporaries."""
 
@@ -141,3 +142,22 @@ class Examples:
         if len(contexts) == len(degrees):
             return cls(query, csr.context.indices)
         return cls(query, csr.context.indices[np.repeat(kept, degrees)])
+
+    def split(self, fraction: float, seed: int, alike: bool) -> tuple[Examples, Examples]:
+        """Those to train on, and a keyed `fraction` to validate with; equal examples stay together.
+
+        Where one of both would be empty, all are trained on.
+
+        Args:
+            alike: Whether query and positive are of one type, so that their order does not count.
+        """
+        low, high = self.query, self.positive
+        if alike:
+            low, high = np.minimum(low, high), np.maximum(low, high)
+        held = rng.uniform(rng.draw(seed ^ _VALIDATION_TAG, low, high)) < fraction  # [examples]
+        if held.all() or not held.any():
+            return self, Examples(self.query[:0], self.positive[:0])
+        return self._of(~held), self._of(held)
+
+    def _of(self, some: Bools) -> Examples:
+        return Examples(self.query[some], self.positive[some])

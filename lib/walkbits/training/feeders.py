@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from copy import copy
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -92,7 +94,11 @@ class Batch:
 
 
 class Feeder:
-    """Minibatches in keyed order, one ahead of the consumer."""
+    """Minibatches in keyed order, one ahead of the consumer.
+
+    Attributes:
+        waited: Seconds for which the consumer had no minibatch ready.
+    """
 
     def __init__(
         self,
@@ -105,6 +111,7 @@ class Feeder:
     ) -> None:
         self._network, self._data, self._fit, self._training = network, data, fit, training
         self._seed, self._device = seed, device
+        self.waited = 0.0
         self._sampling: NegativeSampling = training.negative_sampling or fit.negative_sampling
         self.query_type: NodeType = "item" if fit.examples == "pairs" else "context"
         self._frequency = self._log_frequency() if training.logq_correction != "none" else None
@@ -119,19 +126,28 @@ class Feeder:
         """Minibatches of an epoch."""
         return -(-len(self._data.examples.query) // self._training.batch_size)
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        """All minibatches of an epoch."""
+    def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
+        """An epoch's minibatches from step `first` on; they do not depend on those before."""
         keys = rng.draw(self._seed ^ _ORDER_TAG, np.arange(len(self._data.examples.query)), epoch)
-        order = np.argsort(keys, kind="stable")
-        size = self._training.batch_size
-        steps = [order[start : start + size] for start in range(0, len(order), size)]
+        order, size = np.argsort(keys, kind="stable"), self._training.batch_size
         with ThreadPoolExecutor(max_workers=1) as ahead:
-            pending = ahead.submit(self._batch, epoch, 0, steps[0])
-            for step in range(1, len(steps) + 1):
-                batch = pending.result()
-                if step < len(steps):
-                    pending = ahead.submit(self._batch, epoch, step, steps[step])
-                yield batch
+            pending: Future[Batch] | None = None
+            for step in range(first, self.steps() + 1):
+                ready, pending = pending, None
+                if step < self.steps():
+                    chosen = order[step * size : (step + 1) * size]
+                    pending = ahead.submit(self._batch, epoch, step, chosen)
+                if ready is not None:
+                    began = time.monotonic()
+                    batch = ready.result()
+                    self.waited += time.monotonic() - began
+                    yield batch
+
+    def over(self, examples: Examples, seed: int) -> Feeder:
+        """The same graph with other examples and draws. One at a time of the two may be read."""
+        other = copy(self)
+        other._data, other._seed = replace(self._data, examples=examples), seed
+        return other
 
     def _batch(self, epoch: int, step: int, chosen: I64) -> Batch:
         query, positive = self._data.examples.query[chosen], self._data.examples.positive[chosen]

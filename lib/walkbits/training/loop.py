@@ -13,29 +13,31 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.nn import functional as F
 
-from walkbits.errors import EmptyInputError, InputError, WalkbitsError
+from walkbits.errors import EmptyInputError, InputError, TrainingError
 from walkbits.models.base import ModelSettings, Sgd, Shapes
-from walkbits.network.declaration import TABLE, Network
+from walkbits.network.declaration import Network
 from walkbits.settings import HardNegatives as HardNegativeSettings
 from walkbits.settings import Training
+from walkbits.training.checkpoints import Checkpoints, Course
 from walkbits.training.examples import Examples
-from walkbits.training.feeders import Batch, Feeder, TrainingData
-from walkbits.training.module import Module, first_rows
+from walkbits.training.feeders import TrainingData
+from walkbits.training.learner import Learner
 from walkbits.training.negatives import HardNegatives
-from walkbits.training.objectives import Embedded, loss_of
-from walkbits.training.tables import Table
 from walkbits.types import F32, I64, NodeType
 
 _LEARNS_FROM: Final = 100
 """Items below which a graph without a single example is tiny, and not a column taken for another."""
+_VALIDATION_TAG: Final = int.from_bytes(b"held out", "big") >> 1
+_VALIDATION_LOSS: Final = "validation_loss"
+_LOSSES: Final = ("loss", _VALIDATION_LOSS)
+_LINE_SECONDS: Final = 10.0
+"""Between two lines of one epoch."""
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
 
@@ -49,16 +51,23 @@ class Trained:
         weights: fp32 arrays by tensor name.
         metrics: Figures of the training; equal for equal inputs.
         keys: int64 [rows] per node type with a table of ids: `node_key` of each row.
+        timings: How fast it went.
     """
 
     network: Network
     weights: dict[str, F32]
     metrics: dict[str, float]
     keys: Mapping[NodeType, I64] = field(default_factory=dict)
+    timings: dict[str, float] = field(default_factory=dict)
 
 
 def train(
-    model: ModelSettings, training: Training, data: TrainingData, seed: int, progress: Callable[[str], None]
+    model: ModelSettings,
+    training: Training,
+    data: TrainingData,
+    seed: int,
+    progress: Callable[[str], None],
+    checkpoints: Checkpoints | None = None,
 ) -> Trained:
     """Train a model.
 
@@ -67,115 +76,137 @@ def train(
         training: Examples, negatives, steps.
         data: What it is trained on.
         seed: Seed of first weights, order of examples and negatives.
-        progress: Called with one line per epoch.
+        progress: Called with one line per epoch, and every ten seconds.
+        checkpoints: Where a killed training left off, and will leave off; the result does not depend on it.
 
     Returns:
-        The network's declaration, its weights, and `loss` of the last epoch, `epochs`, `examples`;
-        a tiny graph without examples, as of items that share no context, keeps the first weights;
-        with hard negatives `hard_negative_coverage`, the share of queries that have some.
+        The network's declaration, its weights, and figures: `loss` of the last epoch, `epochs`, `examples`,
+        each epoch's `loss[n]`, of a ranking loss `positive_rank[n]` and `hard_negative_rank[n]`; with a
+        validation split `validation_loss[n]`, `validation_examples` and `best_epoch`, whose weights these
+        are; with hard negatives `hard_negative_coverage`, the share of queries that have some.
+        A tiny graph without examples, as of items that share no context, keeps the first weights.
 
     Raises:
         EmptyInputError: no examples in a graph of many items.
         InputError: arrays that do not belong together.
-        WalkbitsError: the loss is no longer finite.
+        TrainingError: the loss or the weights are no longer finite.
     """
     widths: dict[NodeType, int] = {one: x.shape[1] for one, x in data.features.items()}
     network, fit = model.network(Shapes(data.num_nodes, widths)), model.fit()
     _check(network, data, fit)
     _check_hard_negatives(data.hard_negatives, data.examples, training.hard_negatives)
-    count = len(data.examples.query)
+    examples, validation = data.examples.split(training.validation_fraction, seed, fit.examples == "pairs")
+    count, validating = len(examples.query), len(validation.query) > 0
     _keep_memory()
     with _deterministic():
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        learner = Learner(network, fit, training, data, seed, device)
-        started, loss = time.monotonic(), math.nan
+        learner = Learner(network, fit, training, replace(data, examples=examples), seed, device)
+        course, report = Course(), _Report(training.epochs, learner.feeder.steps(), count, progress)
         if not count:
             progress(f"no {fit.examples} to train on: the first weights are kept")
-        for epoch in range(training.epochs if count else 0):
-            total = 0.0
-            for step, batch in enumerate(learner.feeder.epoch(epoch)):
-                value = learner.step(batch, epoch, step)
-                if not math.isfinite(value):
-                    raise WalkbitsError(
-                        f"training loss must stay finite, got {value} in epoch {epoch + 1}, step {step + 1}; "
-                        "lower training.learning_rate or look for huge feature values"
-                    )
-                total += value * batch.size
-            loss = total / count
-            progress(_line(epoch + 1, training.epochs, loss, count, time.monotonic() - started))
-    metrics = {"loss": loss, "epochs": float(training.epochs)} if count else {}
-    metrics["examples"] = float(count)
+        elif checkpoints is not None and (found := checkpoints.newest()) is not None:
+            course = found[0]
+            learner.restore(found[1])
+        while count and course.epoch < training.epochs and not _stalled(course, training.patience):
+            for batch in learner.feeder.epoch(course.epoch, course.step):
+                figures = learner.step(batch, course.epoch, course.step)
+                _check_finite("loss", figures["loss"], course, training, checkpoints)
+                course.add(figures, batch.size)
+                course.step += 1
+                report.step(course, batch.size)
+                if checkpoints is not None and checkpoints.due():
+                    done = course.epoch * learner.feeder.steps() + course.step
+                    checkpoints.save(done, course, learner.state())
+            if validating:
+                loss = learner.mean_loss(validation, seed ^ _VALIDATION_TAG)
+                _check_finite("validation loss", loss, course, training, checkpoints)
+                course.add({_VALIDATION_LOSS: loss}, 1.0)
+            course.end_epoch()
+            report.epoch(course)
+            if course.best(_VALIDATION_LOSS) == course.epoch - 1:
+                learner.keep()
+    weights = learner.best or learner.weights()
+    if not all(np.isfinite(one).all() for one in weights.values()):
+        raise _diverged("weights", "NaN or infinity", course, training, checkpoints)
+    metrics = _metrics(course, count, len(validation.query))
     if data.hard_negatives is not None:
         metrics["hard_negative_coverage"] = data.hard_negatives.coverage
     keys = {one: data.keys[one] for one in learner.tables}
-    return Trained(network, learner.weights(), metrics, keys)
+    return Trained(network, weights, metrics, keys, report.timings(learner.feeder.waited))
 
 
-class Learner:
-    """A network's weights and what changes them."""
+def _metrics(course: Course, examples: int, held: int) -> dict[str, float]:
+    """Figures of a whole training; those of an epoch are numbered from 1."""
+    found = {"examples": float(examples)}
+    for number, figures in enumerate(course.ended, start=1):
+        found |= {f"{name}[{number}]": value for name, value in figures.items()}
+    if course.ended:
+        found |= {"loss": course.ended[-1]["loss"], "epochs": float(course.epoch)}
+    if (best := course.best(_VALIDATION_LOSS)) is not None:
+        found |= {"best_epoch": float(best + 1), "validation_examples": float(held)}
+    return found
 
-    def __init__(
-        self,
-        network: Network,
-        fit: Sgd,
-        training: Training,
-        data: TrainingData,
-        seed: int,
-        device: torch.device,
-    ) -> None:
-        self._training, self._fit, self._device = training, fit, device
-        self.module = Module(network, seed, device)
-        self.tables: dict[NodeType, Table] = {
-            one: Table(first_rows(data.keys[one], declared.width, seed))
-            for one, declared in network.inputs.items()
-            if declared.count is not None
-        }
-        self.feeder = Feeder(network, data, fit, training, seed, device)
-        self._loss = loss_of(fit, training, network.score.temperature, seed)
-        parameters = [*self.module.weights.values()]
-        self._optimizer = torch.optim.Adam(parameters, lr=training.learning_rate) if parameters else None
 
-    def step(self, batch: Batch, epoch: int, step: int) -> float:
-        """One gradient step; the minibatch's loss before it."""
-        rate = self._rate(epoch, step)
-        inputs: dict[NodeType, dict[str, Tensor]] = {
-            one: ({"features": batch.features[one]} if one in batch.features else {}) for one in batch.nodes
-        }
-        for one, table in self.tables.items():
-            inputs[one]["ids"] = table.read(batch.nodes[one], self._device)
-        z = self.module(inputs, batch.hops, batch.sizes)
-        if self._fit.cosine:
-            z = {one: F.normalize(x, dim=1) for one, x in z.items()}
-        query, items = z[self.feeder.query_type], z["item"]
-        embedded = Embedded(
-            query[batch.query], items[batch.positive], items[batch.shared], items[batch.own],
-            batch.allowed, batch.log_q, batch.positive_log_q,
-        )  # fmt: skip
-        done = epoch * self.feeder.steps() + step
-        loss = self._loss(embedded, done / (self._training.epochs * self.feeder.steps()), done)
-        if self._optimizer is not None:
-            self._optimizer.zero_grad(set_to_none=True)
-            for group in self._optimizer.param_groups:
-                group["lr"] = rate
-        loss.backward()  # type: ignore[no-untyped-call]
-        if self._optimizer is not None:
-            self._optimizer.step()
-        for one, table in self.tables.items():
-            gradient = inputs[one]["ids"].grad
-            if gradient is not None:
-                table.step(batch.nodes[one], gradient, rate)
-        return loss.item()
+def _stalled(course: Course, patience: int) -> bool:
+    """Whether `patience` epochs have ended since the best one."""
+    best = course.best(_VALIDATION_LOSS)
+    return best is not None and course.epoch - 1 - best >= patience
 
-    def _rate(self, epoch: int, step: int) -> float:
-        """Step size: linear warm-up, then a factor per epoch (PinSage, section 3.3)."""
-        training, done = self._training, epoch * self.feeder.steps() + step + 1
-        warm = min(1.0, done / training.warmup_steps) if training.warmup_steps else 1.0
-        return training.learning_rate * warm * training.learning_rate_decay**epoch
 
-    def weights(self) -> dict[str, F32]:
-        """All tensors of the network by name."""
-        found = {name: tensor.detach().cpu().numpy().copy() for name, tensor in self.module.weights.items()}
-        return found | {f"{TABLE}{one}": table.rows for one, table in self.tables.items()}
+def _check_finite(
+    what: str, value: float, course: Course, training: Training, checkpoints: Checkpoints | None
+) -> None:
+    if not math.isfinite(value):
+        raise _diverged(what, value, course, training, checkpoints)
+
+
+def _diverged(
+    what: str, value: object, course: Course, training: Training, checkpoints: Checkpoints | None
+) -> TrainingError:
+    kept = checkpoints.path() if checkpoints is not None else None
+    return TrainingError(
+        f"training {what} must stay finite, got {value} in epoch {course.epoch + 1}, step {course.step + 1}; "
+        f"lower training.learning_rate, got {training.learning_rate:g}, or look for huge feature values"
+        + (f"; the last good checkpoint is '{kept}'" if kept is not None else "")
+    )
+
+
+class _Report:
+    """Lines of progress, and how fast it went."""
+
+    def __init__(self, epochs: int, steps: int, examples: int, tell: Callable[[str], None]) -> None:
+        self._epochs, self._steps, self._examples, self._tell = epochs, steps, examples, tell
+        self._began = self._told = time.monotonic()
+        self._done = 0
+
+    def step(self, course: Course, examples: int) -> None:
+        """Count a step; a line when the last one is old."""
+        self._done += examples
+        if time.monotonic() - self._told >= _LINE_SECONDS:
+            loss, seen = course.mean("loss"), course.sums["loss"][1]
+            left = (self._epochs - course.epoch) * self._examples - seen
+            place = f"{course.epoch + 1}/{self._epochs} step {course.step}/{self._steps}"
+            self._line(f"{place} loss={loss:.5f}", left)
+
+    def epoch(self, course: Course) -> None:
+        """The line of an epoch that has ended."""
+        figures = course.ended[-1]
+        losses = [f"{name}={figures[name]:.5f}" for name in _LOSSES if name in figures]
+        left = (self._epochs - course.epoch) * self._examples
+        self._line(f"{course.epoch}/{self._epochs} {' '.join(losses)}", left)
+
+    def timings(self, waited: float) -> dict[str, float]:
+        """Of this process: examples a second, and the share of time in which no minibatch was ready."""
+        seconds = time.monotonic() - self._began
+        if not self._done:
+            return {}
+        return {"examples_per_second": self._done / seconds, "waiting_for_batches": waited / seconds}
+
+    def _line(self, stands: str, left: float) -> None:
+        self._told = time.monotonic()
+        rate = self._done / (self._told - self._began)
+        seconds = f"{left / rate:.0f}s" if rate else "0s"
+        self._tell(f"epoch {stands} examples/s={rate:,.0f} left={seconds}")
 
 
 def _keep_memory() -> None:
@@ -201,11 +232,6 @@ def _deterministic() -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(before[0])
         guard.fill_uninitialized_memory = before[1]
-
-
-def _line(epoch: int, epochs: int, loss: float, examples: int, seconds: float) -> str:
-    rate, left = epoch * examples / seconds, seconds / epoch * (epochs - epoch)
-    return f"epoch {epoch}/{epochs} loss={loss:.5f} examples/s={rate:,.0f} left={left:.0f}s"
 
 
 def _check(network: Network, data: TrainingData, fit: Sgd) -> None:

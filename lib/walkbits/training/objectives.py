@@ -60,6 +60,25 @@ def scores_of(batch: Embedded) -> Scores:
     return Scores(wanted, torch.cat([batch.query @ batch.shared.T, own], dim=1))
 
 
+def positive_rank(batch: Embedded) -> float:
+    """Mean rank of the positive among its allowed candidates: 1 where it scores above them all."""
+    scores = scores_of(batch)
+    above = (scores.negative >= scores.positive) & batch.allowed  # [examples, candidates + own]
+    return 1 + float(above.sum(dim=1).double().mean())
+
+
+def own_rank(batch: Embedded) -> float | None:
+    """Mean rank of the examples' own candidates among the shared ones: 1 is harder than them all.
+
+    None without any.
+    """
+    scores, count = scores_of(batch).negative, len(batch.shared)
+    shared, own = scores[:, :count], scores[:, count:]
+    ranks = [1 + ((shared > one[:, None]) & batch.allowed[:, :count]).sum(dim=1) for one in own.T]
+    allowed = batch.allowed[:, count:]
+    return float(torch.stack(ranks, dim=1)[allowed].double().mean()) if allowed.any() else None
+
+
 def max_margin(batch: Embedded, margin: float) -> Tensor:
     r"""Mean over examples and negatives of :math:`\max(0, z_q z_n - z_q z_i + \Delta)` (PinSage, 3.3)."""
     scores = scores_of(batch)

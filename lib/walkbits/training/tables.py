@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
 import torch
 from numba import njit, prange
+from numpy.typing import NDArray
 from torch import Tensor
 
 from walkbits.types import F32, I32
@@ -35,6 +37,20 @@ class Table:
 
     def __post_init__(self) -> None:
         self._first, self._second = np.zeros_like(self.rows), np.zeros_like(self.rows)
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """What steps change, by name; arrays of its own memory."""
+        return {
+            "rows": self.rows,
+            "first": self._first,
+            "second": self._second,
+            "steps": np.array(self._steps, np.int64),
+        }
+
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Go on from an earlier `state`."""
+        self.rows, self._first, self._second = (state[name].copy() for name in ("rows", "first", "second"))
+        self._steps = int(state["steps"])
 
     def read(self, nodes: I32, device: torch.device) -> Tensor:
         """The rows of some nodes as a leaf: fp32 [n, width]."""
