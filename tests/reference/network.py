@@ -150,7 +150,9 @@ def embeddings(network: Network, weights: dict[str, np.ndarray], world: World) -
             ](steps)
             for dense in output.head:
                 x = _dense(x, dense, weights)
-            rows.append(_unit(x) if output.normalise else x)
+            x = _unit(x) if output.normalise else x
+            alone = network.steps(one) == [0] and network.inputs[one].source == "ids"
+            rows.append(np.zeros_like(x) if alone and not history[0][one][u].any() else x)
         out[one] = np.array(rows)
     return out
 

@@ -317,21 +317,25 @@ def test_every_model_runs_as_declared_and_resumes_at_a_layer(
         np.testing.assert_array_equal((got > 0)[sure], (wanted > 0)[sure])
 
 
+@pytest.mark.parametrize("architecture", ["lightgcn", "two_tower"])
 def test_rows_of_ids_follow_the_keys_and_unknown_nodes_start_at_zeros(
-    spark: SparkSession, tmp_path: Path
+    spark: SparkSession, tmp_path: Path, architecture: str
 ) -> None:
-    """A later day has other nodes at other numbers: each known one keeps its own row."""
+    """A later day has other nodes at other numbers: each known one keeps its own row.
+
+    Items of two_tower have nothing but rows here: the unknown ones are left out."""
     trained_on, later = random_world(2, 20, 9), random_world(3, 30, 12)
     for one, keys in trained_on.keys.items():
         shared = np.random.default_rng(5).permutation(len(later.keys[one]))[: len(keys) // 2]
         later.keys[one][:] = 10_000 + np.arange(len(later.keys[one]))
         later.keys[one][shared] = keys[: len(shared)]
-    model = parse_model({"architecture": "lightgcn", "embedding_size": 6})
+    model = parse_model({"architecture": architecture, "embedding_size": 6})
     weights = save_world_model(model, trained_on, 2, tmp_path / "model")
     layers = ParquetLayers(spark, tmp_path / "layers")
     inferred = infer_world(spark, later, tmp_path / "model", tmp_path / "run", layers, 3, block_size=16)
-    expected = {}
-    for one, keys in later.keys.items():
+    expected = dict(weights)
+    for one in model.network(later.shapes).inputs:
+        keys = later.keys[one]
         rows = dict(zip(trained_on.keys[one].tolist(), weights[f"inputs.{one}"], strict=True))
         expected[f"inputs.{one}"] = np.array(
             [rows.get(key, np.zeros(6, np.float32)) for key in keys.tolist()]

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from reference.network import MODELS, World, embeddings, neighborhoods, random_weights, random_world
+from walkbits.errors import ModelError
+from walkbits.inference.inputs import LookUp
 from walkbits.models import parse_model, walked_relations
 from walkbits.models.base import ModelSettings
 from walkbits.models.card import load_model, save_model
@@ -16,7 +20,7 @@ from walkbits.network.declaration import Network
 from walkbits.settings import Training
 from walkbits.training.embed import embed
 from walkbits.training.loop import train
-from walkbits.training.module import Module, hops_of
+from walkbits.training.module import Module, first_rows, hops_of
 from walkbits.training.subgraphs import SubgraphBuilder
 from walkbits.types import NodeType
 
@@ -121,6 +125,109 @@ def test_a_card_carries_the_model_over(model: ModelSettings, tmp_path: Path) -> 
         order = np.argsort(world.keys[one])
         np.testing.assert_array_equal(keys, world.keys[one][order])
         np.testing.assert_array_equal(rows, trained.weights[f"inputs.{one}"][order])
+
+
+NEW = {
+    "hashgnn": {"item": ("neighbors",), "context": ("neighbors",)},
+    "item_pool": {"item": ("features", "neighbors"), "context": ("neighbors",)},
+    "lightgcn": {"item": ("neighbors",), "context": ("neighbors",)},
+    "pinsage": {"item": ("features", "neighbors")},
+    "two_tower": {"item": ("features",), "context": ("neighbors",)},
+}
+"""What embeds new nodes, of the models of the battery."""
+BY_IDS_ALONE = [
+    parse_model({"architecture": "item_pool", "embedding_size": 6}),
+    parse_model({"architecture": "two_tower", "embedding_size": 5, "hidden_size": 7}),
+]
+
+
+def cut(world: World, items: int, contexts: int) -> World:
+    """The world of some days before: its first items and contexts, and the edges between them."""
+    counts: dict[NodeType, int] = {"item": items, "context": contexts}
+    rows = {}
+    for name, listed in world.rows.items():
+        target, source = name.split(".")[0].split("_from_")
+        rows[name] = [
+            (
+                [v for v in neighbors if v < counts[source]],
+                [n for v, n in zip(neighbors, visits, strict=True) if v < counts[source]],
+            )
+            for neighbors, visits in listed[: counts[target]]
+        ]
+    known = (world.edges[:, 0] < contexts) & (world.edges[:, 1] < items)
+    return World(
+        {one: x[: counts[one]] for one, x in world.features.items()},
+        rows,
+        {one: keys[: counts[one]] for one, keys in world.keys.items()},
+        world.edges[known],
+        counts,
+    )
+
+
+@pytest.mark.parametrize("model", MODELS + BY_IDS_ALONE, ids=lambda one: one.architecture)
+def test_new_items_and_contexts_are_embedded_or_left_out_as_the_card_says(
+    model: ModelSettings, tmp_path: Path
+) -> None:
+    """Trained on yesterday's nodes, embedded with today's: rows of ids follow the keys, as the engine's do."""
+    later = random_world(8, 50, 40)
+    earlier = cut(later, 40, 30)
+    trained = train(model, SHORT, earlier.data(model), 0, lambda line: None)
+    about = {"feature_schema": "a" * 64, "config_hash": "b" * 64, "data_run": "20260101-0a0b0c0d-a1"}
+    card = save_model(
+        tmp_path, trained.network, trained.weights, metrics=trained.metrics, keys=trained.keys, **about
+    )
+    weights = dict(trained.weights)
+    for one in card.tables:
+        table = load_model(tmp_path).tables[one]
+        (batch,) = LookUp(table, weights[f"inputs.{one}"].shape[1]).run(
+            iter([pa.record_batch({"node": np.arange(later.num_nodes[one]), "key": later.keys[one]})])
+        )
+        rows = [np.frombuffer(row, "<f4") for row in batch.column(1).to_pylist()]
+        weights[f"inputs.{one}"] = np.stack(rows)
+        np.testing.assert_array_equal(weights[f"inputs.{one}"][earlier.num_nodes[one] :], 0)
+    network = model.network(later.shapes)
+    z = embed(network, weights, later.data(model), CPU)
+    plain = embeddings(network, weights, later)
+    if model in MODELS and model.architecture in NEW:
+        assert card.new_nodes == NEW[model.architecture]
+    for one, ways in card.new_nodes.items():
+        np.testing.assert_allclose(z[one], plain[one], rtol=0, atol=2e-6)
+        new = z[one][earlier.num_nodes[one] :]
+        reached = new.any(axis=1)
+        if "features" in ways:
+            assert reached.all()
+        elif ways:
+            assert reached.mean() > 0.5  # some have no neighbors that were known
+        else:
+            assert not reached.any()
+        # vectors of their own, but for those of nothing known and of dead units
+        assert len(np.unique(new[reached], axis=0)) >= reached.sum() / 2
+
+
+@each_model
+def test_rows_that_no_step_has_changed_are_counted(model: ModelSettings) -> None:
+    world = random_world(4, 40, 30)
+    in_batch = SHORT.model_copy(update={"negative_sampling": "in_batch"})
+    trained = train(model, in_batch, world.data(model), 0, lambda line: None)
+    assert {name for name in trained.metrics if "unmet" in name} == {f"unmet[{one}]" for one in trained.keys}
+    for one, keys in trained.keys.items():
+        first = first_rows(keys, trained.weights[f"inputs.{one}"].shape[1], 0)
+        same = (trained.weights[f"inputs.{one}"] == first).all(axis=1)
+        assert trained.metrics[f"unmet[{one}]"] == same.sum() < len(keys)
+
+
+def test_a_card_that_says_otherwise_is_refused(tmp_path: Path) -> None:
+    world = random_world(6, 12, 9)
+    model = BY_IDS_ALONE[1]
+    trained = train(model, SHORT, world.data(model), 0, lambda line: None)
+    about = {"feature_schema": "a" * 64, "config_hash": "b" * 64, "data_run": "20260101-0a0b0c0d-a1"}
+    save_model(tmp_path, trained.network, trained.weights, metrics={}, keys=trained.keys, **about)
+    card = json.loads((tmp_path / "card.json").read_text())
+    assert card["new_nodes"] == {"context": ["neighbors"], "item": []}
+    card["new_nodes"]["item"] = ["features"]
+    (tmp_path / "card.json").write_text(json.dumps(card))
+    with pytest.raises(ModelError, match="new_nodes must be what the network gives"):
+        load_model(tmp_path)
 
 
 def test_walked_relations_are_those_of_the_layers() -> None:

@@ -205,12 +205,17 @@ class _Leaver:
 
 @dataclass(frozen=True)
 class Embed(Task):
-    """Newest representations to embeddings, for a node type that the last layer does not update."""
+    """Newest representations to embeddings, for a node type that the last layer does not update.
+
+    Attributes:
+        leave_out: Whether a node without a row has nothing else, and so the zero vector.
+    """
 
     label: str
     node_type: str
     width: int
     finish: Finish
+    leave_out: bool
 
     def run(self, batches: Batches) -> Batches:
         """(node, vector) -> (node_type, node, embedding)."""
@@ -220,6 +225,8 @@ class Embed(Task):
             rows += len(nodes)
             self.model_rows.report(self.label, rows)
             out = _embedded(finish, nodes, newest, self.block_size)
+            if self.leave_out:
+                out[~newest.any(axis=1)] = 0
             yield _rows_out(self.node_type, nodes, out, embedding=True)
 
 

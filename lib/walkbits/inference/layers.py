@@ -328,6 +328,7 @@ class _Engine:
             node_type=node_type,
             width=self._widths[-1][node_type],
             finish=self._finish(node_type),
+            leave_out=not self._network.new_nodes(node_type),
         )
         return self._newest[node_type].then(task.run, _EMBEDDING_ROWS)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Final, Literal
 
 import numpy as np
-from pydantic import Field, FiniteFloat, StringConstraints, ValidationError
+from pydantic import Field, FiniteFloat, StringConstraints, ValidationError, model_validator
 from safetensors import SafetensorError
 from safetensors.numpy import load as parse_safetensors
 from safetensors.numpy import save as safetensors_bytes
@@ -20,7 +20,7 @@ from walkbits.arrays.mapped import open_array, open_file, save_array
 from walkbits.arrays.places import Place, exists, read_bytes, write_bytes
 from walkbits.errors import ModelError
 from walkbits.ingest.space import SPACE_FILE, space_id
-from walkbits.network.declaration import TABLE, Network
+from walkbits.network.declaration import TABLE, Network, NewNodes
 from walkbits.settings import Section
 from walkbits.types import F32, I64, NodeType
 
@@ -64,6 +64,16 @@ class Card(Section):
     """sha256 of the weights file."""
     tables: dict[NodeType, TableFiles] = Field(default_factory=dict)
     """Of each node type whose input has ids."""
+    new_nodes: dict[NodeType, NewNodes]
+    """What gives nodes that training never saw an embedding, by type. Where it is empty they are left out:
+    their embedding is the zero vector."""
+
+    @model_validator(mode="after")
+    def _new_nodes_are_the_networks(self) -> Card:
+        expected = new_nodes_of(self.network)
+        if self.new_nodes != expected:
+            raise ValueError(f"new_nodes must be what the network gives, {expected}, got {self.new_nodes}")
+        return self
 
     @property
     def model_version(self) -> str:
@@ -74,6 +84,11 @@ class Card(Section):
         for _, one in sorted(self.tables.items()):
             parts += [one.rows_sha256, one.keys_sha256]
         return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:12]
+
+
+def new_nodes_of(network: Network) -> dict[NodeType, NewNodes]:
+    """`Network.new_nodes` of every type with an embedding."""
+    return {one: network.new_nodes(one) for one in sorted(network.outputs)}
 
 
 @dataclass(frozen=True)
@@ -144,6 +159,7 @@ def save_model(
         metrics=dict(metrics),
         weights_sha256=hashlib.sha256(data).hexdigest(),
         tables=tables,
+        new_nodes=new_nodes_of(network),
     )
     write_bytes(folder / WEIGHTS_FILE, data)
     if feature_space is not None:

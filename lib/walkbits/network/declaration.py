@@ -35,6 +35,9 @@ TensorName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]+(\.[a-z0-9_]+
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 
 
+NewNodes = tuple[Literal["features", "neighbors"], ...]
+"""What gives a node without a row of its own a vector; nothing where there is no way."""
+
 TABLE = "inputs."
 """Prefix of the tensors that hold a row per node; they are mapped, never broadcast."""
 
@@ -230,6 +233,20 @@ class Network(Section):
         """Layers after which a node type has a new representation, from its first one on."""
         first = [0] if node_type in self.inputs else []
         return [*first, *self.updated(node_type)]
+
+    def new_nodes(self, node_type: NodeType) -> NewNodes:
+        """How nodes that training never saw are embedded. Without a way their embedding is zero."""
+        declared = self.inputs.get(node_type)
+        features = declared is not None and declared.feature_width is not None
+        steps = self.steps(node_type)
+        if self.outputs[node_type].layers == "last":
+            pooled = [u for n in steps if n for u in self.layers[n - 1] if u.target == node_type]
+            features = features and all(update.combine != "pooled" for update in pooled)
+        ways: dict[Literal["features", "neighbors"], bool] = {
+            "features": features,
+            "neighbors": bool(self.updated(node_type)),
+        }
+        return tuple(way for way, there in ways.items() if there)
 
     def widths(self) -> list[dict[NodeType, int]]:
         """Width of each node type's newest representation after 0, 1, ..., K layers."""

@@ -34,4 +34,8 @@ def embed(
             inputs[one]["ids"] = torch.from_numpy(weights[f"{TABLE}{one}"]).to(device)
     with torch.no_grad():
         z = module(inputs, hops_of(network, graph, device), graph.sizes)
-    return {one: x.cpu().numpy() for one, x in z.items()}
+    found = {one: x.cpu().numpy() for one, x in z.items()}
+    for one in found:
+        if not network.new_nodes(one):
+            found[one][~weights[f"{TABLE}{one}"].any(axis=1)] = 0
+    return found

@@ -83,7 +83,8 @@ def train(
         The network's declaration, its weights, and figures: `loss` of the last epoch, `epochs`, `examples`,
         each epoch's `loss[n]`, of a ranking loss `positive_rank[n]` and `hard_negative_rank[n]`; with a
         validation split `validation_loss[n]`, `validation_examples` and `best_epoch`, whose weights these
-        are; with hard negatives `hard_negative_coverage`, the share of queries that have some.
+        are; with hard negatives `hard_negative_coverage`, the share of queries that have some; with tables of
+        ids `unmet[node type]`, the rows that no step has changed.
         A tiny graph without examples, as of items that share no context, keeps the first weights.
 
     Raises:
@@ -131,6 +132,7 @@ def train(
     metrics = _metrics(course, count, len(validation.query))
     if data.hard_negatives is not None:
         metrics["hard_negative_coverage"] = data.hard_negatives.coverage
+    metrics |= {f"unmet[{one}]": float(table.unmet()) for one, table in learner.tables.items()}
     keys = {one: data.keys[one] for one in learner.tables}
     return Trained(network, weights, metrics, keys, report.timings(learner.feeder.waited))
 

@@ -38,6 +38,10 @@ class Table:
     def __post_init__(self) -> None:
         self._first, self._second = np.zeros_like(self.rows), np.zeros_like(self.rows)
 
+    def unmet(self) -> int:
+        """Rows that no step has changed."""
+        return int(np.count_nonzero(~self._second.any(axis=1)))
+
     def state(self) -> dict[str, NDArray[Any]]:
         """What steps change, by name; arrays of its own memory."""
         return {
