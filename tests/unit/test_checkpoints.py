@@ -15,6 +15,7 @@ import pytest
 import torch
 from reference.network import MODELS, random_world
 from support.killed_training import SEED, TRAINING, run
+from walkbits.arrays.places import Place, exists, files_below, place_of
 from walkbits.cli import exit_code
 from walkbits.errors import TrainingError
 from walkbits.faults import FAULT, TRACE
@@ -63,7 +64,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, saves: int) -> None:
     monkeypatch.setattr(module, "hit", hit)
 
 
-def checkpoint(folder: Path, **about: str) -> tuple[Checkpoints, list[str]]:
+def checkpoint(folder: Place, **about: str) -> tuple[Checkpoints, list[str]]:
     lines: list[str] = []
     return Checkpoints(folder, {"settings": "a", "data": "b"} | about, 1e-9, lines.append), lines
 
@@ -161,7 +162,7 @@ def test_two_are_kept_and_a_damaged_one_costs_an_interval(
     with pytest.raises(Stopped):
         run(MODEL, tmp_path, [])
     names = sorted(one.name for one in tmp_path.iterdir())
-    assert names == [f"{number:012d}.checkpoint" for number in (1, 2, 3)]  # stopped before it deletes
+    assert [int(name.split("-")[0]) for name in names] == [1, 2, 3]  # stopped before it deletes
     monkeypatch.setattr(module, "hit", lambda name: None)
     (tmp_path / "000000000004.writing").write_bytes(b"half of")  # what a kill while writing leaves
     data = bytearray((tmp_path / names[2]).read_bytes())
@@ -195,18 +196,24 @@ def test_the_interval_is_kept_and_decides_nothing(tmp_path: Path) -> None:
     assert config_hash(often) == config_hash(TRAINING)
 
 
-def test_where_a_training_stands_survives_the_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("uri", [False, True])
+def test_where_a_training_stands_survives_the_file(tmp_path: Path, uri: bool) -> None:
+    folder = place_of((tmp_path / "x").as_uri()) if uri else tmp_path / "x"
     course = Course(1, 2, {"loss": (0.1 + 0.2, 7.0)}, [{"loss": 1 / 3}])
     state = {"a/b": np.arange(3, dtype=np.float32), "steps": np.array(5, np.int64)}
-    saved, _ = checkpoint(tmp_path)
-    saved.save(9, course, state)
-    found = checkpoint(tmp_path)[0].newest()
+    assert checkpoint(folder)[0].newest() is None
+    for number in (7, 8, 9):
+        checkpoint(folder)[0].save(number, course, state)
+    assert len(files_below(folder)) == 2
+    found = checkpoint(folder)[0].newest()
     assert found is not None
     assert json.dumps(vars(found[0])) == json.dumps(vars(course))
     assert found[1].keys() == state.keys()
     for name, array in state.items():
         np.testing.assert_array_equal(found[1][name], array)
         assert found[1][name].dtype == array.dtype
+    assert checkpoint(folder, data="other")[0].newest() is None
+    assert not exists(folder)
 
 
 def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(

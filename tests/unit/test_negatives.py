@@ -214,6 +214,13 @@ def test_epoch_n_adds_n_minus_1_and_collisions_are_masked(monkeypatch: pytest.Mo
     assert 0.2 < float(late.float().mean()) < 0.8  # the padding of short rows
 
 
+def test_the_ranks_of_hard_negatives_are_figures_from_the_epoch_that_has_some() -> None:
+    metrics = trained(FEW).metrics
+    ranks = {name: value for name, value in metrics.items() if name.startswith("hard_negative_rank")}
+    assert [*ranks] == [f"hard_negative_rank[{number}]" for number in (2, 3, 4, 5)]
+    assert all(1 <= rank <= 8 for rank in ranks.values())  # among 7 shared ones
+
+
 def test_the_same_seed_gives_the_same_bits_with_hard_negatives() -> None:
     first, again, without = trained(FEW), trained(FEW), trained(None)
     assert first.metrics == again.metrics

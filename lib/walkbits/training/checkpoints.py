@@ -1,6 +1,6 @@
 """Checkpoints: all that a killed training needs to end with the bits of one that was not killed.
 
-A checkpoint is one file: the sha256 of the rest, then safetensors of every array that a step changes, and
+A checkpoint is one file, `<steps>-<sha256>.checkpoint`: safetensors of every array that a step changes, and
 the course of the training as JSON. It is written atomically. The newest two are kept, so that a damaged one
 costs an interval and no more. Draws are keyed by epoch and step: no generator has a state to save.
 """
@@ -28,7 +28,6 @@ Arrays = dict[str, NDArray[Any]]
 _KEPT: Final = 2
 _SUFFIX: Final = ".checkpoint"
 _COURSE: Final = "course"
-_DIGEST_BYTES: Final = 32
 
 
 @dataclass
@@ -97,10 +96,11 @@ class Checkpoints:
     def newest(self) -> tuple[Course, Arrays] | None:
         """The newest whole checkpoint of this very training; others are deleted."""
         for name in reversed(self._names()):
-            arrays = _parse(read_bytes(self._folder / name))
-            if arrays is None:
+            data = read_bytes(self._folder / name)
+            if hashlib.sha256(data).hexdigest() not in name:
                 self._tell(f"checkpoint '{self._folder / name}' is damaged and not used")
                 continue
+            arrays = parse_safetensors(data)
             saved = json.loads(arrays.pop(_COURSE).tobytes())
             other = [one for one, value in self._about.items() if saved["about"].get(one) != value]
             if other:
@@ -129,8 +129,9 @@ class Checkpoints:
         if not all(np.isfinite(one).all() for one in arrays.values()):
             return
         text = json.dumps({"about": self._about, "course": asdict(course)}).encode()
-        body = safetensors_bytes({**arrays, _COURSE: np.frombuffer(text, np.uint8)})
-        write_bytes(self._folder / f"{number:012d}{_SUFFIX}", b"".join([hashlib.sha256(body).digest(), body]))
+        data = safetensors_bytes({**arrays, _COURSE: np.frombuffer(text, np.uint8)})
+        name = f"{number:012d}-{hashlib.sha256(data).hexdigest()}{_SUFFIX}"
+        write_bytes(self._folder / name, data)
         hit("training.checkpoint")
         for old in self._names()[:-_KEPT]:
             remove(self._folder / old)
@@ -142,9 +143,3 @@ class Checkpoints:
 
     def _names(self) -> list[str]:
         return [name for name in files_below(self._folder) if name.endswith(_SUFFIX)]
-
-
-def _parse(data: bytes) -> Arrays | None:
-    """A checkpoint's arrays, None where it is damaged."""
-    digest, body = data[:_DIGEST_BYTES], data[_DIGEST_BYTES:]
-    return parse_safetensors(body) if hashlib.sha256(body).digest() == digest else None

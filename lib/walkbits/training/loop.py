@@ -128,7 +128,7 @@ def train(
                 learner.keep()
     weights = learner.best or learner.weights()
     if not all(np.isfinite(one).all() for one in weights.values()):
-        raise _diverged("weights", "NaN or infinity", course, training, checkpoints)
+        raise _diverged("weights", "NaN or infinity at the end", training, checkpoints)
     metrics = _metrics(course, count, len(validation.query))
     if data.hard_negatives is not None:
         metrics["hard_negative_coverage"] = data.hard_negatives.coverage
@@ -159,15 +159,14 @@ def _check_finite(
     what: str, value: float, course: Course, training: Training, checkpoints: Checkpoints | None
 ) -> None:
     if not math.isfinite(value):
-        raise _diverged(what, value, course, training, checkpoints)
+        got = f"{value} in epoch {course.epoch + 1}, step {course.step + 1}"
+        raise _diverged(what, got, training, checkpoints)
 
 
-def _diverged(
-    what: str, value: object, course: Course, training: Training, checkpoints: Checkpoints | None
-) -> TrainingError:
+def _diverged(what: str, got: str, training: Training, checkpoints: Checkpoints | None) -> TrainingError:
     kept = checkpoints.path() if checkpoints is not None else None
     return TrainingError(
-        f"training {what} must stay finite, got {value} in epoch {course.epoch + 1}, step {course.step + 1}; "
+        f"training {what} must stay finite, got {got}; "
         f"lower training.learning_rate, got {training.learning_rate:g}, or look for huge feature values"
         + (f"; the last good checkpoint is '{kept}'" if kept is not None else "")
     )
