@@ -1,4 +1,8 @@
-"""Check the day's inputs by every rule and open its run; writes no table but `runs`."""
+"""Report every problem of the day's inputs at once, then open their run; writes no table but `runs`.
+
+Run it first: it names each broken rule with its rows and up to five examples, and ends with the counts of
+the graph that the inputs make.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import argparse
 import sys
 
 from walkbits.cli import add_day_flags, job_parser, run_job
-from walkbits.stages.daily import open_day
+from walkbits.stages.validate_inputs import validate
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -17,8 +21,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Open the run of these inputs; returns the exit code."""
-    return run_job(build_parser(), argv, open_day)
+    """Report, and open the run of these inputs; returns the exit code."""
+    return run_job(build_parser(), argv, validate)
 
 
 if __name__ == "__main__":

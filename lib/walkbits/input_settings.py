@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveInt, field_validator, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
 from walkbits.settings import FolderOrUri, Section
 
@@ -54,6 +54,8 @@ class Source(Section):
     """Catalog table, e.g. `shop.events`."""
     format: Literal["parquet", "csv", "delta"] = "parquet"
     """Format of `path`. A folder with a Delta log is read as Delta."""
+    version: NonNegativeInt | None = None
+    """Version of the Delta table at `path`. Absent: the newest when a run is opened; the run keeps to it."""
     csv: Csv = Csv()
     """For format csv: separator, quotes, encoding, nulls, header."""
 

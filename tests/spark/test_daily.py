@@ -321,7 +321,7 @@ def replaced(table: pa.Table, column: str, values: pa.Array) -> pa.Table:
 BAD_INPUTS: dict[str, tuple[Callable[[], dict[str, pa.Table]], type[Exception], str]] = {
     "null id": (
         lambda: {"interactions": replaced(world.interactions(), "product", pa.array([None, *world.interactions()["product"].to_pylist()[1:]]))},
-        InputError, "1 x null item id",
+        InputError, "1 x no item id",
     ),
     "negative weight": (
         lambda: {"interactions": replaced(world.interactions(), "amount", pc.negate(world.interactions()["amount"]))},

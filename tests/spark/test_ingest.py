@@ -31,11 +31,12 @@ HARD_IDS = [
 ]
 
 
+WEIGHTED = Interactions(path="x", item="item", context="context", weight="weight")
+
+
 def selected(spark: SparkSession, rows: list[tuple[Any, Any, Any]]) -> DataFrame:
     frame = spark.createDataFrame(rows, "item string, context string, weight double")
-    return ingest.select_interactions(
-        frame, Interactions(path="x", item="item", context="context", weight="weight"), DAY
-    )
+    return ingest.select_interactions(frame, WEIGHTED, DAY)
 
 
 def judged(spark: SparkSession, rows: list[tuple[Any, Any, Any]], items: list[str]) -> DataFrame:
@@ -85,13 +86,13 @@ def test_edges_sum_weights_exactly_and_drop_zero(spark: SparkSession) -> None:
     }
 
 
-@pytest.mark.parametrize("bad", [-1.0, float("nan"), float("inf"), None])
+@pytest.mark.parametrize("bad", [-1.0, float("nan"), float("inf")])
 def test_bad_weights_are_refused_with_an_example(spark: SparkSession, bad: float | None) -> None:
     rows = judged(spark, [("a", "x", 1.0), ("a", "y", bad)], ["a"])
     with pytest.raises(
         InputError, match=r'interactions\.weight must be finite and >= 0, got 1 other rows.*"y"'
     ):
-        ingest.check_interactions(rows, "weight", 0.5)
+        ingest.check_events(rows, WEIGHTED, "interactions", 0.5)
 
 
 def test_huge_weight_is_refused_not_overflowed(spark: SparkSession) -> None:
@@ -109,12 +110,12 @@ def test_rows_to_set_aside_are_counted_by_reason(spark: SparkSession) -> None:
     rows = [("a", "x", 1.0), (None, "x", 1.0), ("a", None, 1.0), ("ghost", "x", 1.0)]
     found = judged(spark, rows, ["a"])
     reasons = Counter(r["reason"] for r in found.collect())
-    assert reasons == {None: 1, "null item id": 1, "null context id": 1, "item is not in the item table": 1}
-    ingest.check_interactions(found, "weight", 0.75)
+    assert reasons == {None: 1, "no item id": 1, "no context id": 1, "item is not in the item table": 1}
+    ingest.check_events(found, WEIGHTED, "interactions", 0.75)
     with pytest.raises(
-        InputError, match=r"got 3 of 4 \(1 x item is not in the item table, 1 x null context id"
+        InputError, match=r"got 3 of 4 \(1 x item is not in the item table, 1 x no context id"
     ):
-        ingest.check_interactions(found, "weight", 0.7)
+        ingest.check_events(found, WEIGHTED, "interactions", 0.7)
 
 
 def test_window_is_whole_utc_days(spark: SparkSession) -> None:
@@ -211,7 +212,8 @@ def test_nodes_cover_isolated_items(spark: SparkSession) -> None:
 
 def test_ids_are_known_by_type_and_the_reason_names_the_place(spark: SparkSession) -> None:
     rows = [("a", "x"), ("a", "y"), ("b", "x"), ("b", "y"), (None, "y"), ("b", None)]
-    events = spark.createDataFrame(rows, "item_id string, context_id string")
+    frame = spark.createDataFrame(rows, "item_id string, context_id string")
+    events = ingest.select_events(frame, Impressions(path="x"), DAY, "impressions")
     known = {
         "item": (spark.createDataFrame([("a",)], "id string"), "interactions"),
         "context": (spark.createDataFrame([("x",)], "id string"), "context table"),
@@ -222,8 +224,8 @@ def test_ids_are_known_by_type_and_the_reason_names_the_place(spark: SparkSessio
         ("a", "y"): "context is not in the context table",
         ("b", "x"): "item is not in the interactions",
         ("b", "y"): "item is not in the interactions",
-        (None, "y"): "null item id",
-        ("b", None): "null context id",
+        (None, "y"): "no item id",
+        ("b", None): "no context id",
     }
 
 
@@ -237,7 +239,7 @@ def test_impressions_have_the_window_and_rules_of_interactions(spark: SparkSessi
     frame = spark.createDataFrame(rows, "item string, context string, at string")
     spec = Impressions(path="x", item="item", context="context", timestamp="at", lookback_days=2)
     shown = ingest.select_events(frame, spec, DAY, "impressions")
-    assert shown.columns == ["item_id", "context_id", "row"]
+    assert shown.columns == ["item_id", "context_id", "reason", "broken", "row"]
     assert [tuple(r) for r in ingest.count_pairs(shown).collect()] == [("a", "x", 2)]
     with pytest.raises(InputError, match=r"impressions: columns \['at'\] must exist"):
         ingest.select_events(frame.drop("at"), spec, DAY, "impressions")

@@ -167,7 +167,7 @@ def test_every_row_that_is_set_aside_has_its_source_and_reason(described: StageR
         ("interactions", "context is not in the context table"),
         ("impressions", "item is not in the item table"),
         ("impressions", "context is not in the context table"),
-        ("impressions", "null item id"),
+        ("impressions", "no item id"),
     }
     assert sum(row["source"] == "interactions" for row in rows) == world.PER_CONTEXT
     assert sum(row["source"] == "impressions" for row in rows) == 4

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 from walkbits.errors import InputError
-from walkbits.ingest.sources import quoted, read_source, require_columns
+from walkbits.ingest.sources import pinned_version, quoted, read_source, require_columns
 from walkbits.input_settings import Csv, Source
 from walkbits.spark_errors import data_errors
 
@@ -80,6 +80,17 @@ def test_a_delta_folder_is_read_as_delta(spark: SparkSession, tmp_path: Path) ->
         read(spark, table, format="csv")
     with pytest.raises(InputError, match=r"whole table, got .*part=0' within the Delta table .*/t'"):
         read(spark, table / "part=0")
+
+
+def test_a_version_of_a_delta_table_stays_the_same(spark: SparkSession, tmp_path: Path) -> None:
+    table = Source(path=str(tmp_path / "t"), format="delta")
+    spark.range(3).write.format("delta").save(str(tmp_path / "t"))
+    pinned = table.model_copy(update={"version": pinned_version(spark, table, "items")})
+    spark.range(5).write.format("delta").mode("append").save(str(tmp_path / "t"))
+    assert read_source(spark, pinned, "items").count() == 3
+    assert read_source(spark, table, "items").count() == 8
+    plain = Source(path=str(tmp_path), format="parquet")
+    assert pinned_version(spark, plain, "items") is None
 
 
 def test_other_table_formats_are_refused(spark: SparkSession, tmp_path: Path) -> None:

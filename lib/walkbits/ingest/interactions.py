@@ -6,8 +6,10 @@ ids are exact ranks, weights are summed as integers, draws are hashes of externa
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from datetime import date, timedelta
+from datetime import date
+from typing import Final
 
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
@@ -15,16 +17,21 @@ from pyspark.sql import functions as F
 from walkbits.errors import ConfigError, EmptyInputError, InputError
 from walkbits.ingest.quarantine import check_set_aside
 from walkbits.ingest.sources import as_id, as_number, quoted, require_columns, require_id
+from walkbits.ingest.times import RULE, times_of
 from walkbits.input_settings import Events, Interactions
 from walkbits.schemas import CONTEXT, ITEM, WEIGHT_SCALE
 from walkbits.settings import Holdout
 from walkbits.types import NodeType
 
 _MAX_RANK_BUCKETS = 256
+_LARGEST_BITS: Final = 40
+"""The largest weight takes this many bits at most: 2^23 of them fit an edge, or the sum of a node."""
+_SMALLEST_BITS: Final = 10
+"""The smallest one takes this many where it can: rounded by less than 0.1%."""
 
 
 def select_interactions(frame: DataFrame, spec: Interactions, ds: date, timed: bool = False) -> DataFrame:
-    """Raw rows of the run's window as (item_id, context_id STRING, weight DOUBLE, row STRING).
+    """`select_events` with weight DOUBLE; a weight that is no finite number >= 0 is broken.
 
     Args:
         timed: Add `time` TIMESTAMP, which a temporal split needs.
@@ -33,20 +40,40 @@ def select_interactions(frame: DataFrame, spec: Interactions, ds: date, timed: b
         ConfigError: times are wanted and no column has them.
         InputError: a mapped column is missing or has an unusable type.
     """
+    if timed and spec.timestamp is None:
+        raise ConfigError(
+            "evaluation.holdout.split temporal needs times, got no interactions.timestamp; "
+            "name the column, or choose random"
+        )
+    unused = ["day", "in_window"] if timed else ["day", "in_window", "time"]
+    return judged_interactions(frame, spec, ds).where("in_window").drop(*unused)
+
+
+def judged_interactions(frame: DataFrame, spec: Interactions, ds: date) -> DataFrame:
+    """`judged_events` of interactions, with weight DOUBLE."""
     require_columns(frame, _mapped(spec), "interactions")
-    more = {"weight": as_number(frame, spec.weight, "interactions") if spec.weight else F.lit(1.0)}
-    if timed:
-        if spec.timestamp is None:
-            raise ConfigError(
-                "evaluation.holdout.split temporal needs times, got no interactions.timestamp; "
-                "name the column, or choose random"
-            )
-        more["time"] = F.col(quoted(spec.timestamp)).cast("timestamp")
-    return select_events(frame, spec, ds, "interactions", **more)
+    weight = as_number(frame, spec.weight, "interactions") if spec.weight else F.lit(1.0)
+    # NaN compares above any number in Spark, so it is asked for by name.
+    bad = F.isnan("weight") | (F.col("weight") < 0) | (F.col("weight") == float("inf"))
+    return judged_events(frame, spec, ds, "interactions", weight=weight).withColumns(
+        {
+            "reason": F.coalesce("reason", F.when(F.col("weight").isNull(), "no weight")),
+            "broken": F.coalesce(F.when(bad, "weight"), "broken"),
+        }
+    )
 
 
-def select_events(frame: DataFrame, spec: Events, ds: date, section: str, **more: Column) -> DataFrame:
-    """Raw rows of the run's window as (item_id, context_id STRING, the columns of `more`, row STRING).
+def select_events(frame: DataFrame, spec: Events, ds: date, section: str) -> DataFrame:
+    """`judged_events` of the run's window, without what the window was found by."""
+    return judged_events(frame, spec, ds, section).where("in_window").drop("day", "in_window", "time")
+
+
+def judged_events(frame: DataFrame, spec: Events, ds: date, section: str, **more: Column) -> DataFrame:
+    """All rows as (item_id, context_id, columns of `more`, time TIMESTAMP, day BIGINT, in_window, reason, broken, row).
+
+    `reason` says what is missing from a row, which can be set aside; `broken` names the setting whose
+    column holds what stops the run. A row without a readable time counts as within the window, so
+    that it is not lost.
 
     Args:
         section: Of the config, for messages.
@@ -58,13 +85,34 @@ def select_events(frame: DataFrame, spec: Events, ds: date, section: str, **more
     require_columns(frame, mapped, section)
     require_id(frame, spec.item, section)
     require_id(frame, spec.context, section)
-    if spec.timestamp is not None:
-        frame = frame.where(_in_window(frame, spec, ds, section))
-    return frame.select(
+    no_time, day, time = times_of(frame, spec, section)
+    rows = frame.select(
         as_id(spec.item).alias("item_id"),
         as_id(spec.context).alias("context_id"),
         *[column.alias(name) for name, column in more.items()],
+        day.alias("day"),
+        time.alias("time"),
+        no_time.alias("_no_time"),
         F.to_json(F.struct(*map(quoted, dict.fromkeys(mapped)))).alias("row"),
+    )
+    last = (ds - date(1970, 1, 1)).days
+    window = F.col("day") <= last
+    if spec.lookback_days is not None:
+        window = window & (F.col("day") > last - spec.lookback_days)
+    unreadable = F.col("day").isNull() & ~F.col("_no_time") & F.lit(spec.timestamp is not None)
+    return rows.select(
+        "item_id",
+        "context_id",
+        *more,
+        "time",
+        "day",
+        F.coalesce(window, F.lit(True)).alias("in_window"),
+        F.when(F.col("item_id").isNull(), "no item id")
+        .when(F.col("context_id").isNull(), "no context id")
+        .when(F.col("_no_time"), "no timestamp")
+        .alias("reason"),
+        F.when(unreadable, "timestamp").alias("broken"),
+        "row",
     )
 
 
@@ -74,27 +122,11 @@ def _mapped(spec: Events) -> list[str]:
     return [spec.item, spec.context, *filter(None, (weight, spec.timestamp))]
 
 
-def _in_window(frame: DataFrame, spec: Events, ds: date, section: str) -> Column:
-    assert spec.timestamp is not None
-    kind = frame.schema[spec.timestamp].dataType.typeName()
-    if kind not in ("timestamp", "timestamp_ntz", "date", "string"):
-        raise InputError(
-            f"{section}.{spec.timestamp} must be a timestamp, date or ISO text, got {kind}; "
-            "cast it at its source"
-        )
-    # A date, not an instant: days are UTC days whatever zone the machine is in.
-    day = F.to_date(F.col(quoted(spec.timestamp)))
-    window = day <= F.lit(ds)
-    if spec.lookback_days is not None:
-        window = window & (day > F.lit(ds - timedelta(days=spec.lookback_days)))
-    return window
-
-
 def with_reason(events: DataFrame, known: Mapping[NodeType, tuple[DataFrame, str]]) -> DataFrame:
-    """Add `reason`: why a row must be set aside, or null where it is good.
+    """Complete `reason`: why a row must be set aside, or null where it is good.
 
     Args:
-        events: (item_id, context_id, ...).
+        events: (item_id, context_id, reason, ...).
         known: Ids (id) of the node types that are given, each once, and what they are the ids of.
     """
     rows, unknown = events, F.lit(None).cast("string")
@@ -104,45 +136,37 @@ def with_reason(events: DataFrame, known: Mapping[NodeType, tuple[DataFrame, str
         rows = rows.join(given, f"{node_type}_id", "left")
         reason = F.lit(f"{node_type} is not in the {place}")
         unknown = F.coalesce(unknown, F.when(F.col(mark).isNull(), reason))
-    reason = (
-        F.when(F.col("item_id").isNull(), "null item id")
-        .when(F.col("context_id").isNull(), "null context id")
-        .otherwise(unknown)
-    )
-    return rows.select(*events.columns, reason.alias("reason"))
+    return rows.withColumn("reason", F.coalesce("reason", unknown)).select(*events.columns)
 
 
-def check_interactions(judged: DataFrame, weight_column: str | None, max_quarantined: float) -> None:
-    """Refuse unusable weights, and more rows to set aside than allowed; one pass.
-
-    Weights must be finite and >= 0; a null is none. NaN compares above any number in
-    Spark, so it is asked for by name.
+def check_events(judged: DataFrame, spec: Events, section: str, max_quarantined: float) -> None:
+    """Refuse unusable weights and times, and more rows to set aside than allowed; one pass.
 
     Args:
         judged: Rows of `with_reason`.
+        section: Of the config, for messages.
 
     Raises:
         InputError: with counts per reason and an example.
     """
-    weight = F.coalesce(F.col("weight"), F.lit(float("nan")))
-    bad_weight = F.isnan(weight) | (weight < 0) | (weight == float("inf"))
-    found = (
-        judged.groupBy("reason")
-        .agg(
-            F.count(F.lit(1)).alias("rows"),
-            F.count_if(bad_weight).alias("bad"),
-            F.min(F.when(bad_weight, F.col("row"))).alias("example"),
-        )
-        .collect()
-    )
-    bad = sum(row["bad"] for row in found)
-    if bad:
-        example = min(row["example"] for row in found if row["bad"])
-        raise InputError(
-            f"interactions.{weight_column} must be finite and >= 0, got {bad} other rows, e.g. {example}; "
-            "mend or filter them at their source"
-        )
-    check_set_aside("interactions", {row["reason"]: row["rows"] for row in found}, max_quarantined)
+    found = judged.groupBy("reason", "broken").agg(F.count(F.lit(1)).alias("rows"), F.min("row").alias("row"))
+    rows = found.collect()
+    told = []
+    for setting, rule in _RULES.items():
+        bad = [row for row in rows if row["broken"] == setting]
+        if bad:
+            count, example = sum(row["rows"] for row in bad), min(row["row"] for row in bad)
+            name = getattr(spec, setting)
+            told.append(f"{section}.{name} must be {rule}, got {count} other rows, e.g. {example}")
+    if told:
+        raise InputError(f"{'; '.join(told)}; mend or filter them at their source")
+    reasons: dict[str | None, int] = {}
+    for row in rows:
+        reasons[row["reason"]] = reasons.get(row["reason"], 0) + row["rows"]
+    check_set_aside(section, reasons, max_quarantined)
+
+
+_RULES: Final = {"weight": "finite and >= 0", "timestamp": RULE}
 
 
 def count_pairs(events: DataFrame) -> DataFrame:
@@ -177,15 +201,33 @@ def with_index(ids: DataFrame, column: str, ids_per_bucket: int = 100_000) -> Da
     return bucketed.withColumn("index", (shift + within - 1).cast("int")).drop("_bucket")
 
 
-def aggregate_edges(interactions: DataFrame, max_weight: float) -> DataFrame:
-    """One row per (item_id, context_id): weight BIGINT fixed point 2^20, interactions BIGINT.
+def weight_unit(interactions: DataFrame) -> float:
+    """The unit that weights are counted in: a power of two that keeps the smallest and fits the largest.
 
-    Weights add up as integers, so the sum does not depend on row order. Pairs whose
-    weight is 0 are not edges. A row beyond `max_weight` stays beyond it. Rows with a `time`
-    give the edge that of its last one.
+    2^-20, unless the data's own range asks for less: weights near 1e-8 beside others near 1 are counted in
+    smaller units, so that none vanishes.
+    """
+    positive = F.when(F.col("weight") > 0, F.col("weight"))
+    row = interactions.agg(F.min(positive).alias("low"), F.max(positive).alias("high")).collect()[0]
+    if row["low"] is None:
+        return 1 / WEIGHT_SCALE
+    bits = max(WEIGHT_SCALE.bit_length() - 1, _SMALLEST_BITS - math.floor(math.log2(row["low"])))
+    bits = min(
+        bits, _LARGEST_BITS - math.ceil(math.log2(row["high"])), 1022
+    )  # no unit below the normal doubles
+    return float(2.0**-bits)
+
+
+def aggregate_edges(interactions: DataFrame, max_weight: float, unit: float = 1 / WEIGHT_SCALE) -> DataFrame:
+    """One row per (item_id, context_id): weight BIGINT in `unit`, interactions BIGINT.
+
+    Weights add up as integers, so the sum does not depend on row order. A positive weight is at least
+    one unit; pairs whose weight is 0 are not edges. A row beyond `max_weight` stays beyond it. Rows with a
+    `time` give the edge that of its last one.
     """
     last = [F.max("time").alias("time")] if "time" in interactions.columns else []
-    fixed = F.round(F.least(F.col("weight"), F.lit(max_weight * 2)) * WEIGHT_SCALE).cast("bigint")
+    units = F.round(F.least(F.col("weight"), F.lit(max_weight * 2)) / unit).cast("bigint")
+    fixed = F.when(F.col("weight") > 0, F.greatest(units, F.lit(1))).otherwise(F.lit(0))
     return (
         interactions.withColumn("weight", fixed)
         .groupBy("item_id", "context_id")
@@ -199,7 +241,7 @@ def aggregate_edges(interactions: DataFrame, max_weight: float) -> DataFrame:
     )
 
 
-def check_edge_weights(edges: DataFrame, max_weight: float) -> None:
+def check_edge_weights(edges: DataFrame, max_weight: float, unit: float = 1 / WEIGHT_SCALE) -> None:
     """Refuse edges over `max_weight`, before their fixed point can overflow.
 
     Raises:
@@ -213,7 +255,7 @@ def check_edge_weights(edges: DataFrame, max_weight: float) -> None:
             "interactions: at least one row with weight > 0 must lie in the run's window, got none; "
             "check the table, its filter and --ds"
         )
-    if top["weight"] > max_weight * WEIGHT_SCALE:
+    if top["weight"] > min(max_weight / unit, 2**62):
         raise InputError(
             f"ingest.max_edge_weight: an edge's summed weight must be <= {max_weight:g}, got more for item "
             f"{top['item_id']!r} and context {top['context_id']!r}; rescale the weights or raise the bound"

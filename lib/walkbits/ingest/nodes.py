@@ -28,9 +28,9 @@ from pyspark.sql.types import (
 from walkbits.errors import InputError
 from walkbits.ingest.quarantine import check_set_aside
 from walkbits.ingest.sources import as_id, as_number, quoted, require_columns, require_id
+from walkbits.ingest.words import words
 from walkbits.input_settings import NodeTable
 
-_TOKEN_PATTERN = "[^\\p{L}\\p{N}]+"
 _TIMES = (DateType, TimestampType, TimestampNTZType)
 _LABELS = (StringType, IntegralType, DecimalType, BooleanType, *_TIMES)
 _NUMBERS = (StringType, NumericType, BooleanType, *_TIMES)
@@ -56,14 +56,14 @@ def select_nodes(frame: DataFrame, spec: NodeTable, section: str) -> DataFrame:
     mapped = [spec.id_column, *optional, *spec.text, *spec.categorical, *spec.numeric, *spec.vectors]
     require_columns(frame, mapped, section)
     require_id(frame, spec.id_column, section)
-    words = [_words(frame, column, section) for column in spec.text]
+    texts = [_words(frame, column, section) for column in spec.text]
     labels = [_labels(frame, column, section) for column in spec.categorical]
     numbers = [_number(frame, column, section) for column in spec.numeric]
     vectors = [_vector(frame, column, section) for column in spec.vectors]
     return frame.select(
         as_id(spec.id_column).alias("id"),
         (F.col(quoted(spec.name)) if spec.name else F.lit(None)).cast("string").alias("name"),
-        _concat(words, "array<string>").alias("text"),
+        _concat(texts, "array<string>").alias("text"),
         _concat(labels, "array<string>").alias("categorical"),
         _concat([F.array(one) for one in numbers], "array<double>").alias("numbers"),
         _concat(vectors, "array<double>").alias("vectors"),
@@ -90,13 +90,12 @@ def _require_type(
 
 
 def _words(frame: DataFrame, column: str, section: str) -> Column:
-    """Lower-case words of a text column; a list column is joined first."""
+    """Words of a text column; a list column is joined first."""
     _require_type(frame, column, section, _LABELS, "text or a list of text", lists=True)
     text = F.col(quoted(column))
     if isinstance(frame.schema[column].dataType, ArrayType):
         text = F.array_join(text.cast("array<string>"), " ")
-    split = F.split(F.lower(F.coalesce(text.cast("string"), F.lit(""))), _TOKEN_PATTERN)
-    return F.filter(split, lambda word: word != "")
+    return words(F.coalesce(text.cast("string"), F.lit("")))
 
 
 def _labels(frame: DataFrame, column: str, section: str) -> Column:

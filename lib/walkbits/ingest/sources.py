@@ -27,6 +27,7 @@ from walkbits.errors import InputError
 from walkbits.ingest.csv_files import read_csv
 from walkbits.input_settings import Source
 from walkbits.spark_errors import data_errors
+from walkbits.tables.delta_log import DeltaLog
 
 _LOG: Final = "_delta_log"
 _OTHER_TABLES: Final = {".hoodie": "Hudi", "metadata/version-hint.text": "Iceberg"}
@@ -50,9 +51,20 @@ def read_source(spark: SparkSession, source: Source, name: str) -> DataFrame:
         if kind == "csv":
             return read_csv(spark, source.path, source.csv, name)
         # A path is a name, not a pattern, and a folder `shop=007` is not shop 7.
+        reader = spark.read.format(kind).option("__globPaths__", "false")
+        if kind == "delta" and source.version is not None:
+            reader = reader.option("versionAsOf", source.version)
         with _setting(spark, "spark.sql.sources.partitionColumnTypeInference.enabled", "false"):
-            frame = spark.read.format(kind).option("__globPaths__", "false").load(source.path)
+            frame = reader.load(source.path)
         return _with_nanoseconds(spark, frame) if kind == "parquet" else frame
+
+
+def pinned_version(spark: SparkSession, source: Source, name: str) -> int | None:
+    """The version of a Delta table by path that a run reads from now on; None of other sources."""
+    if source.path is None or source.version is not None:
+        return source.version
+    with data_errors(name):
+        return DeltaLog(spark, source.path).version() if _format(spark, source, name) == "delta" else None
 
 
 def _format(spark: SparkSession, source: Source, name: str) -> str:

@@ -5,13 +5,17 @@ Every rule gives one sentence when it is broken; all broken rules are reported t
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from functools import reduce
 
+from py4j.protocol import Py4JError
+from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from walkbits.config import Config
+from walkbits.errors import InputError
 from walkbits.index.buckets import buckets_from_codes
 from walkbits.index.codes import codes_from_embeddings
 from walkbits.models.card import Card
@@ -21,9 +25,12 @@ from walkbits.runs.log import metric
 from walkbits.runs.pointer import Pointer
 from walkbits.schemas import CODES, EMBEDDINGS, ITEM, LSH_BUCKETS, NODES, RELATED, TABLES
 from walkbits.settings import Audit
+from walkbits.spark_errors import recognised
 from walkbits.tables.commits import parse_output
 from walkbits.tables.fingerprints import fingerprints_of
 from walkbits.tables.store import Store, Written
+
+LOG = logging.getLogger("walkbits")
 
 Figures = dict[str, tuple[float, str]]
 """Name -> (value, unit), as `run_metrics` holds them."""
@@ -59,9 +66,21 @@ def audit(
     figures |= geometry(store, run_id, config.seed, num_items)
     figures |= code_health(store, run_id, config.index.lsh_bits, config.seed, num_items)
     if live is not None and live.model_version == card.model_version:
-        figures |= _drift(store, config, run_id, live.run_id)
+        figures |= _drift_if_readable(store, config, run_id, live.run_id)
     before = None if live is None else metric(store, live.run_id, "audit_run", "bucket_recall")
     return figures, [*broken, *gates(figures, before, config.audit)]
+
+
+def _drift_if_readable(store: Store, config: Config, run_id: str, live_id: str) -> Figures:
+    """`_drift`, or nothing where a file of the published run is lost, which the next day must replace."""
+    try:
+        return _drift(store, config, run_id, live_id)
+    except (PySparkException, Py4JError) as error:
+        known = recognised(error)
+        if not isinstance(known, InputError):
+            raise
+        LOG.warning("run=%s state=damaged: the published run gives no drift figures: %s", live_id, known)
+        return {}
 
 
 def gates(figures: Figures, recall_before: float | None, rules: Audit) -> Iterator[str]:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
+from py4j.protocol import Py4JError
+from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
 from walkbits.arrays.mapped import files_of, open_file
@@ -275,12 +277,27 @@ def check_inputs(
         )
 
 
+_UNREADABLE = (-1, "unreadable")
+
+
 def _reread(context: StageRun, outputs: Sequence[Written]) -> list[tuple[int, str]]:
-    """Rows and checksum of outputs in tables."""
+    """Rows and checksum of outputs in tables; `_UNREADABLE` where a file of theirs is lost or damaged."""
     named = [(TABLES[name], partition) for name, partition in (parse_output(one.output) for one in outputs)]
-    return fingerprints_of(
-        [(table, context.store.read(table, run_id=context.run_id, **partition)) for table, partition in named]
-    )
+    try:
+        return fingerprints_of(
+            [
+                (table, context.store.read(table, run_id=context.run_id, **partition))
+                for table, partition in named
+            ]
+        )
+    except (PySparkException, Py4JError) as error:
+        known = recognised(error)
+        if not isinstance(known, InputError):
+            raise
+        LOG.warning("run=%s state=damaged: %s", context.run_id, known)
+        if len(outputs) == 1:
+            return [_UNREADABLE]
+        return [_reread(context, [output])[0] for output in outputs]  # the others may stand
 
 
 class Parts:

@@ -118,6 +118,7 @@ def open_day(
             f"--ds must be at most {_DAYS_AHEAD.days} days ahead of {today}, got {ds}, which would keep "
             "every earlier day from being published; fix it, or pass --allow-future"
         )
+    config = ingest_graph.pin_inputs(spark, config)
     inputs = ingest_graph.read_inputs(spark, config, ds)
     fingerprint = inputs.fingerprint(config)
     run = Run(ds, fingerprint, newest_attempt(store, ds, fingerprint))

@@ -13,17 +13,18 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from walkbits.config import Config
-from walkbits.errors import ConfigError
+from walkbits.errors import ConfigError, InputError
 from walkbits.graph.profile import k_core_edges, require_graphframes
 from walkbits.ingest import interactions as ingest
 from walkbits.ingest.nodes import check_nodes, select_nodes, usable
-from walkbits.ingest.quarantine import check_set_aside, set_aside
-from walkbits.ingest.sources import read_source
+from walkbits.ingest.quarantine import set_aside
+from walkbits.ingest.sources import pinned_version, read_source
 from walkbits.ingest.space import layout_of
 from walkbits.models import features_of
 from walkbits.runs.log import inputs_fingerprint
 from walkbits.runs.stage import Stage, StageRun
 from walkbits.schemas import CONTEXT, EDGES, HOLDOUT, IMPRESSIONS, ITEM, NODES, QUARANTINE
+from walkbits.spark_errors import data_errors
 from walkbits.tables.store import Written
 from walkbits.types import NodeType
 
@@ -36,9 +37,9 @@ class Inputs:
     """The selected rows of every source.
 
     Attributes:
-        interactions: (item_id, context_id, weight, row).
+        interactions: Rows of `select_interactions`.
         nodes: Rows of `select_nodes` of each type that has a table.
-        impressions: (item_id, context_id, row), if there are any.
+        impressions: Rows of `select_events`, if there are any.
     """
 
     interactions: DataFrame
@@ -55,7 +56,8 @@ class Inputs:
         sources |= {SECTIONS[node_type]: rows for node_type, rows in self.nodes.items()}
         if self.impressions is not None:
             sources["impressions"] = self.impressions
-        return inputs_fingerprint(sources, config)
+        with data_errors("inputs"):
+            return inputs_fingerprint(sources, config)
 
     def judged_interactions(self) -> DataFrame:
         """With the reason why a row must be set aside."""
@@ -76,6 +78,7 @@ class Inputs:
         return ingest.with_reason(self.impressions, known)
 
 
+@data_errors("inputs")
 def read_inputs(spark: SparkSession, config: Config, ds: date) -> Inputs:
     """Read and select; columns and types are checked, values not yet.
 
@@ -103,6 +106,18 @@ def read_inputs(spark: SparkSession, config: Config, ds: date) -> Inputs:
     return Inputs(interactions, nodes, impressions)
 
 
+def pin_inputs(spark: SparkSession, config: Config) -> Config:
+    """The config with the Delta versions that are read from now on, so that rows added later are not."""
+    sources = {name: getattr(config, name) for name in ("interactions", "items", "contexts", "impressions")}
+    return config.model_copy(
+        update={
+            name: source.model_copy(update={"version": pinned_version(spark, source, name)})
+            for name, source in sources.items()
+            if source is not None
+        }
+    )
+
+
 def check_features(config: Config) -> None:
     """Refuse a model whose features no table gives.
 
@@ -119,6 +134,7 @@ def check_features(config: Config) -> None:
             )
 
 
+@data_errors("inputs")
 def check_inputs(inputs: Inputs, config: Config) -> None:
     """Check every value rule, before the run exists and anything is written.
 
@@ -133,25 +149,31 @@ def check_inputs(inputs: Inputs, config: Config) -> None:
         spec = config.node_tables[node_type]
         assert spec is not None
         check_nodes(rows, spec, SECTIONS[node_type], allowed)
-    ingest.check_interactions(inputs.judged_interactions(), config.interactions.weight, allowed)
+    ingest.check_events(inputs.judged_interactions(), config.interactions, "interactions", allowed)
     impressions = inputs.judged_impressions()
-    if impressions is not None:
-        counted = impressions.groupBy("reason").count().collect()
-        check_set_aside("impressions", {row["reason"]: row["count"] for row in counted}, allowed)
+    if impressions is not None and config.impressions is not None:
+        ingest.check_events(impressions, config.impressions, "impressions", allowed)
 
 
 def run(context: StageRun) -> list[Written]:
     """Write the graph of inputs that passed `check_inputs`; rules in `ingest.interactions`."""
     config, store, run_id = context.config, context.store, context.run_id
-    inputs = read_inputs(context.spark, config, context.run.ds)
-    judged, shown = inputs.judged_interactions(), inputs.judged_impressions()
+    read = read_inputs(context.spark, config, context.run.ds)
     written = []
     with ExitStack() as stack:
-        edges = _kept(
-            stack,
-            ingest.aggregate_edges(judged.where(F.col("reason").isNull()), config.ingest.max_edge_weight),
+        # Read once more since they were judged: what was added meanwhile must not come in unjudged.
+        inputs = Inputs(
+            _kept(stack, read.interactions),
+            {node_type: _kept(stack, rows) for node_type, rows in read.nodes.items()},
+            None if read.impressions is None else _kept(stack, read.impressions),
         )
-        ingest.check_edge_weights(edges, config.ingest.max_edge_weight)
+        _check_unchanged(inputs, context)
+        judged, shown = inputs.judged_interactions(), inputs.judged_impressions()
+        good = judged.where(F.col("reason").isNull())
+        unit, most = ingest.weight_unit(good), config.ingest.max_edge_weight
+        context.measure({"weight_unit": (unit, "weight")})
+        edges = _kept(stack, ingest.aggregate_edges(good, most, unit))
+        ingest.check_edge_weights(edges, most, unit)
         core = k_core_edges(edges, config.ingest.k_core) if config.ingest.k_core else edges
         items = _kept(stack, _indexed(inputs, core, ITEM))
         contexts = _kept(stack, _indexed(inputs, core, CONTEXT))
@@ -170,10 +192,20 @@ def run(context: StageRun) -> list[Written]:
             written.append(store.write(IMPRESSIONS, rows, run_id, allow_empty=True))
         nodes = ingest.nodes_of(items, contexts, indexed, items.count())
         written.append(store.write(NODES, nodes, run_id))
-    aside = [set_aside(judged, "interactions")]
-    aside += [set_aside(rows, SECTIONS[node_type]) for node_type, rows in inputs.nodes.items()]
-    aside += [set_aside(shown, "impressions")] if shown is not None else []
-    return [*written, store.write(QUARANTINE, reduce(DataFrame.union, aside), run_id, allow_empty=True)]
+        aside = [set_aside(judged, "interactions")]
+        aside += [set_aside(rows, SECTIONS[node_type]) for node_type, rows in inputs.nodes.items()]
+        aside += [set_aside(shown, "impressions")] if shown is not None else []
+        written.append(store.write(QUARANTINE, reduce(DataFrame.union, aside), run_id, allow_empty=True))
+        _check_unchanged(inputs, context)  # also where a lost executor made Spark read the sources again
+    return written
+
+
+def _check_unchanged(inputs: Inputs, context: StageRun) -> None:
+    if inputs.fingerprint(context.config) != context.run.inputs_fingerprint:
+        raise InputError(
+            f"inputs must stay as they were when run {context.run_id} was opened, got other rows; run again: "
+            "the changed inputs get a run of their own"
+        )
 
 
 def _indexed(inputs: Inputs, core: DataFrame, node_type: str) -> DataFrame:
