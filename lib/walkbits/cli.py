@@ -121,7 +121,7 @@ def config_from(args: argparse.Namespace) -> Config:
             raise ConfigError(f"--set must be KEY=VALUE, got {pair!r}; e.g. --set walks.num_walks=200")
         try:
             overrides[key] = parse_yaml(value)
-        except yaml.YAMLError as error:
+        except ValueError as error:
             raise ConfigError(f"--set {key} must be a YAML value, got {value!r}") from error
     if args.root is not None:
         overrides["root"] = args.root

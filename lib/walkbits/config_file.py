@@ -42,14 +42,16 @@ def _read(path: str | Path, flag: str) -> dict[str, Any]:
     """The mapping in a YAML file."""
     try:
         text = Path(path).read_text(encoding="utf-8")
+    except UnicodeError as error:
+        raise ConfigError(f"{flag} '{path}' must be UTF-8, got {error}; save it in that encoding") from error
     except OSError as error:
         raise ConfigError(
             f"{flag} must be a readable file, got '{path}' ({error.strerror}); pass --{flag} FILE"
         ) from error
     try:
         document = parse_yaml(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{flag} '{path}' must be YAML: {error}") from error
+    except ValueError as error:
+        raise ConfigError(f"{flag} '{path}' must be YAML: {' '.join(str(error).split())}") from error
     if not isinstance(document, dict):
         raise ConfigError(f"{flag} '{path}' must be a mapping of keys, got {type(document).__name__}")
     return document
@@ -71,8 +73,15 @@ class _Loader(yaml.SafeLoader):
 
 
 def parse_yaml(text: str) -> Any:
-    """Plain YAML values; a key that is given twice is an error."""
-    return yaml.load(text, _Loader)  # noqa: S506 - derived from SafeLoader
+    """Plain YAML values.
+
+    Raises:
+        ValueError: text that is no YAML, a key that is given twice, a day that no calendar has.
+    """
+    try:
+        return yaml.load(text, _Loader)  # noqa: S506 - derived from SafeLoader
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(str(error)) from error
 
 
 def _merge(document: dict[str, Any], model: dict[str, Any]) -> None:

@@ -31,8 +31,9 @@ class Csv(Section):
     @classmethod
     def _known_encoding(cls, name: str) -> str:
         try:
+            "".encode(name)  # codecs such as base64 are none of text
             return codecs.lookup(name).name
-        except LookupError as error:
+        except (LookupError, UnicodeError) as error:
             raise ValueError("must be an encoding that Python knows, e.g. utf-8 or cp1252") from error
 
     @model_validator(mode="after")
@@ -43,6 +44,13 @@ class Csv(Section):
         if self.escape and not self.quote:
             raise ValueError("escape needs quote: it counts within quotes only")
         return self
+
+    @field_validator("columns")
+    @classmethod
+    def _names_of_their_own(cls, columns: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if columns is not None and (not all(columns) or len(set(columns)) < max(1, len(columns))):
+            raise ValueError("must name each column, by a name of its own")
+        return columns
 
 
 class Source(Section):
@@ -65,6 +73,14 @@ class Source(Section):
             raise ValueError("give exactly one of path and table")
         return self
 
+    @model_validator(mode="after")
+    def _nothing_is_passed_over(self) -> Source:
+        if self.csv != Csv() and (self.path is None or self.format != "csv"):
+            raise ValueError("csv needs path and format: csv, else it would say nothing")
+        if self.version is not None and (self.path is None or self.format == "csv"):
+            raise ValueError("version needs the path of a Delta table, else it would say nothing")
+        return self
+
 
 class Events(Source):
     """Rows of an item and a context."""
@@ -85,6 +101,8 @@ class Events(Source):
     def _lookback_needs_time(self) -> Events:
         if self.lookback_days is not None and self.timestamp is None:
             raise ValueError("lookback_days needs timestamp")
+        if self.timestamp_unit is not None and self.timestamp is None:
+            raise ValueError("timestamp_unit needs timestamp")
         return self
 
 

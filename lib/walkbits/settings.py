@@ -32,12 +32,18 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 CodeBits = Annotated[int, Field(ge=64, le=4096, multiple_of=64)]
 
 
+# Of the shell, of Windows, of Jinja, of Python.
+_VARIABLES = r"\$(\{|\w)|%[A-Z_]{3,}%|\{\{|%\(\w+\)s"
+
+
 def _place(text: str) -> str:
     """A path or URI as it is meant: `~` is the home folder, and nothing else is expanded."""
     if not text.strip():
         raise ValueError("must be a path or URI, and not empty")
+    if text != text.strip() or not text.isprintable():
+        raise ValueError("must be a path or URI without spaces around it and without control characters")
     text = os.path.expanduser(text) if text.startswith("~") else text
-    if text.startswith("~") or re.search(r"\$(\{|\w)", text):
+    if text.startswith("~") or re.search(_VARIABLES, text):
         raise ValueError("must be written out: variables and other users' homes are not expanded here")
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:(?!//)", text):
         raise ValueError("must be a plain path or a URI with ://, e.g. /data/x or file:///data/x")

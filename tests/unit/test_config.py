@@ -171,7 +171,13 @@ def test_a_key_given_twice_is_refused_with_both_lines(
 
 
 @pytest.mark.parametrize("key", ["root", "artifacts", "interactions.path", "items.path"])
-@pytest.mark.parametrize("place", ["", " ", "${HOME}/x", "$HOME/x", "file:/x", "~nobody-here/x"])
+@pytest.mark.parametrize(
+    "place",
+    [
+        "", " ", "${HOME}/x", "$HOME/x", "file:/x", "~nobody-here/x", "C:\\x", "s3:/b/x", "/x ", "/x\n", "a\0b",
+        "%USERPROFILE%/x", "/x/{{ ds }}", "/x/%(day)s",
+    ],
+)  # fmt: skip
 def test_a_place_that_is_not_written_out_is_refused(tmp_path: Path, key: str, place: str) -> None:
     with pytest.raises(ConfigError, match=f"{key}: .*must be"):
         load_config(write(tmp_path, MINIMAL), {key: place})
@@ -214,3 +220,49 @@ def test_items_are_optional_and_tables_of_nodes_share_their_settings(tmp_path: P
 def test_broken_tables_of_features_are_named(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_config(write(tmp_path, MINIMAL | change))
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (b"root: r\n# caf\xe9\n", "must be UTF-8"),
+        ("root: r\n".encode("utf-16"), "must be UTF-8"),
+        (b"root: 2026-13-31\n", "must be YAML: month must be in 1..12"),
+        (b"root: r\n---\nroot: s\n", "single document"),
+        (b"root: " + b"[" * 2000, "must be YAML"),
+        (b'root: r\n"root": s\n', "key 'root' must be given once, got it in lines 1 and 2"),
+        (b"root: !!python/name:os.system\n", "could not determine a constructor"),
+    ],
+)
+def test_a_file_that_is_no_yaml_is_one_sentence(tmp_path: Path, text: bytes, told: str) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_bytes(text)
+    with pytest.raises(ConfigError, match=told) as caught:
+        load_config(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_key_that_is_merged_may_be_given_again(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_bytes(b"\xef\xbb\xbfroot: r\ninteractions: &i {path: a}\nitems:\n  <<: *i\n  path: b\n")
+    config = load_config(path)
+    assert config.items is not None
+    assert (config.interactions.path, config.items.path) == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"csv": {"separator": ";"}}, "csv needs path and format: csv"),
+        ({"format": "csv", "version": 3}, "version needs the path of a Delta table"),
+        ({"path": None, "table": "t", "version": 3}, "version needs the path of a Delta table"),
+        ({"timestamp_unit": "seconds"}, "timestamp_unit needs timestamp"),
+        ({"format": "csv", "csv": {"columns": ["a", "a"]}}, "a name of its own"),
+        ({"format": "csv", "csv": {"columns": []}}, "a name of its own"),
+    ],
+)
+def test_a_setting_that_would_say_nothing_is_refused(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(write(tmp_path, MINIMAL | {"interactions": {"path": "a"} | change}))

@@ -92,6 +92,44 @@ def test_encodings_are_read_without_their_mark(tmp_path: Path, encoding: str) ->
     assert rows_of(file, dialect) == [("p", "café", "b")]
 
 
+@pytest.mark.parametrize("encoding", ["shift-jis", "gb18030", "utf-16-le", "cp1251"])
+def test_encodings_whose_bytes_hold_separators_and_quotes(tmp_path: Path, encoding: str) -> None:
+    name = "Дом" if encoding == "cp1251" else "表ソ能"  # in Shift-JIS with a backslash as the second byte
+    file = written(tmp_path, f'item,name,brand\np,"{name}, ""x""",b\n'.encode(encoding))
+    assert rows_of(file, Csv(encoding=encoding)) == [("p", f'{name}, "x"', "b")]
+
+
+@pytest.mark.parametrize("separator", [";", "|", "\t", "\x01", "¦", " "])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_separators_and_line_ends(tmp_path: Path, separator: str, end: str) -> None:
+    lines = ["item,name,brand", "p,n,", 'q,"a,b",c']
+    file = written(tmp_path, "".join(line.replace(",", separator) + end for line in lines))
+    assert rows_of(file, Csv(separator=separator)) == [("p", "n", None), ("q", f"a{separator}b", "c")]
+
+
+@pytest.mark.parametrize(
+    ("data", "name", "told"),
+    [
+        (gzip.compress(b"item,name,brand\n" + b"p,n,b\n" * 9999)[:60], "t.csv.gz", "files must be readable"),
+        (b"item,name,brand\np,n,b\n", "t.csv.gz", "files must be readable"),
+        (gzip.compress(b"item,name,brand\np,n,b\n"), "t.csv", "known by its ending"),
+        ("item,name,brand\np,n,b\n".encode("utf-16-le"), "t.csv", "must have the same columns"),
+        (b"item,name,brand\np,n," + b"x" * ((1 << 24) + 1), "t.csv", "field larger than field limit"),
+        (b"item;name;brand\np;n;b\n", "t.csv", "must have the same columns"),
+        (b"item,name,brand\np,n,b\n\x1a", "t.csv", "got 1 in line 3"),
+    ],
+)
+def test_files_that_are_no_such_csv(tmp_path: Path, data: bytes, name: str, told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        rows_of(written(tmp_path, data, name))
+
+
+def test_long_lines_empty_fields_and_one_column(tmp_path: Path) -> None:
+    long = "x" * 3_000_000
+    assert rows_of(written(tmp_path, f"item,name,brand\np,{long},b\n")) == [("p", long, "b")]
+    assert rows_of(written(tmp_path, 'item\n""\n\nq\n'), columns=("item",)) == [(None,), ("q",)]
+
+
 def test_columns_are_found_by_each_files_own_header(tmp_path: Path) -> None:
     assert rows_of(written(tmp_path, "brand,item,name\nb,p,n\n")) == [("p", "n", "b")]
     with pytest.raises(InputError, match=r"same columns, got \['item', 'label', 'name'\]"):
@@ -152,7 +190,14 @@ def test_what_python_writes_is_read(
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"separator": ",,"}, {"separator": '"'}, {"encoding": "klingon"}, {"quote": None, "escape": "\\"}],
+    [
+        {"separator": ",,"},
+        {"separator": '"'},
+        {"encoding": "klingon"},
+        {"encoding": "base64"},
+        {"encoding": "undefined"},
+        {"quote": None, "escape": "\\"},
+    ],
 )
 def test_a_dialect_that_cannot_be_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):

@@ -159,7 +159,7 @@ def _rows(file: Place, dialect: Csv, name: str) -> Iterator[tuple[int, list[str]
         raise InputError(
             f"{name}: text must be valid {dialect.encoding}, got other bytes in line "
             f"{_first_invalid_line(file, dialect.encoding)} of '{file}'; name the file's encoding in "
-            f"{name}.csv.encoding, e.g. cp1252"
+            f"{name}.csv.encoding, e.g. cp1252; a compressed file is known by its ending, e.g. .gz"
         ) from error
     except csv.Error as error:
         raise InputError(

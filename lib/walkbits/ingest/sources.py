@@ -48,6 +48,11 @@ def read_source(spark: SparkSession, source: Source, name: str) -> DataFrame:
             return spark.table(source.table)
         assert source.path is not None
         kind = _format(spark, source, name)
+        if kind != "delta" and source.version is not None:
+            raise InputError(
+                f"{name}.version must be of a Delta table, got {source.version} for '{source.path}' of {kind}; "
+                "leave it out"
+            )
         if kind == "csv":
             return read_csv(spark, source.path, source.csv, name)
         # A path is a name, not a pattern, and a folder `shop=007` is not shop 7.
