@@ -108,7 +108,7 @@ EDGES = Table(
     (
         RUN_ID,
         *EDGE,
-        Column("weight", "BIGINT", "Summed weight in units of run_metrics `weight_unit`, 2^-20 or less"),
+        Column("weight", "BIGINT", "Summed weight in units of run_metrics `weight_unit`, a power of two"),
         Column("interactions", "BIGINT", "Raw rows behind the edge"),
     ),
     key=("run_id", "item", "context"),

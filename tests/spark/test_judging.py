@@ -41,8 +41,9 @@ def test_small_weights_keep_their_proportion(spark: SparkSession) -> None:
     [
         ([0.0], 2.0**-20),
         ([1.0, 0.5], 2.0**-20),
-        ([1e-300, 1.0], 2.0**-40),
-        ([5e-324], None),
+        ([1e-9, 1.0], 2.0**-40),
+        ([1e-300, 1e-301], None),
+        ([1e300, 1e299], None),
         ([1e6], 2.0**-20),
     ],
 )
@@ -53,6 +54,13 @@ def test_a_positive_weight_is_never_zero(
     found = ingest.weight_unit(frame)
     assert unit is None or found == unit
     assert ingest.aggregate_edges(frame, 1e6, found).count() == sum(w > 0 for w in weights)
+
+
+@pytest.mark.parametrize(("low", "high"), [(1e-300, 1.0), (1.0, 1e300), (5e-324, 5e-324)])
+def test_weights_too_far_apart_are_refused(spark: SparkSession, low: float, high: float) -> None:
+    rows = selected(spark, [("a", "x", low), ("b", "x", high), ("c", "x", 0.0)])
+    with pytest.raises(InputError, match=r'interactions\.weight: .* must be at least .*got .*"item":"a"'):
+        ingest.check_events(rows, WEIGHTED, "interactions", 0.0)
 
 
 TIMES = {

@@ -142,6 +142,8 @@ def with_reason(events: DataFrame, known: Mapping[NodeType, tuple[DataFrame, str
 def check_events(judged: DataFrame, spec: Events, section: str, max_quarantined: float) -> None:
     """Refuse unusable weights and times, and more rows to set aside than allowed; one pass.
 
+    Positive weights must lie within the range that `weight_unit` keeps.
+
     Args:
         judged: Rows of `with_reason`.
         section: Of the config, for messages.
@@ -149,8 +151,11 @@ def check_events(judged: DataFrame, spec: Events, section: str, max_quarantined:
     Raises:
         InputError: with counts per reason and an example.
     """
-    found = judged.groupBy("reason", "broken").agg(F.count(F.lit(1)).alias("rows"), F.min("row").alias("row"))
-    rows = found.collect()
+    measured = [F.count(F.lit(1)).alias("rows"), F.min("row").alias("row")]
+    if "weight" in judged.columns:
+        weighed = F.when(F.col("weight") > 0, F.struct("weight", "row"))
+        measured += [F.min(weighed).alias("low"), F.max(weighed).alias("high")]
+    rows = judged.groupBy("reason", "broken").agg(*measured).collect()
     told = []
     for setting, rule in _RULES.items():
         bad = [row for row in rows if row["broken"] == setting]
@@ -160,10 +165,23 @@ def check_events(judged: DataFrame, spec: Events, section: str, max_quarantined:
             told.append(f"{section}.{name} must be {rule}, got {count} other rows, e.g. {example}")
     if told:
         raise InputError(f"{'; '.join(told)}; mend or filter them at their source")
+    good = next((row for row in rows if row["reason"] is None), None)
+    if good is not None and "low" in good and good["low"] is not None:
+        _check_range(good["low"]["weight"], good["high"]["weight"], good["low"]["row"], section)
     reasons: dict[str | None, int] = {}
     for row in rows:
         reasons[row["reason"]] = reasons.get(row["reason"], 0) + row["rows"]
     check_set_aside(section, reasons, max_quarantined)
+
+
+def _check_range(low: float, high: float, example: str, section: str) -> None:
+    """Refuse weights so far apart that the smallest would count as more than it is."""
+    unit = unit_of(low, high)
+    if low < unit:
+        raise InputError(
+            f"{section}.weight: positive weights must be at least {unit:g} beside the largest, {high:g}, got "
+            f"{low:g}, e.g. {example}; mend the smallest or the largest at their source"
+        )
 
 
 _RULES: Final = {"weight": "finite and >= 0", "timestamp": RULE}
@@ -202,20 +220,21 @@ def with_index(ids: DataFrame, column: str, ids_per_bucket: int = 100_000) -> Da
 
 
 def weight_unit(interactions: DataFrame) -> float:
-    """The unit that weights are counted in: a power of two that keeps the smallest and fits the largest.
-
-    2^-20, unless the data's own range asks for less: weights near 1e-8 beside others near 1 are counted in
-    smaller units, so that none vanishes.
-    """
+    """`unit_of` the positive weights."""
     positive = F.when(F.col("weight") > 0, F.col("weight"))
     row = interactions.agg(F.min(positive).alias("low"), F.max(positive).alias("high")).collect()[0]
-    if row["low"] is None:
-        return 1 / WEIGHT_SCALE
-    bits = max(WEIGHT_SCALE.bit_length() - 1, _SMALLEST_BITS - math.floor(math.log2(row["low"])))
-    bits = min(
-        bits, _LARGEST_BITS - math.ceil(math.log2(row["high"])), 1022
-    )  # no unit below the normal doubles
-    return float(2.0**-bits)
+    return 1 / WEIGHT_SCALE if row["low"] is None else unit_of(row["low"], row["high"])
+
+
+def unit_of(low: float, high: float) -> float:
+    """The unit that weights are counted in: a power of two that keeps the smallest and fits the largest.
+
+    2^-20, unless the data's own range asks for another: weights near 1e-8 beside others near 1 are counted
+    in smaller units, so that none vanishes.
+    """
+    bits = max(WEIGHT_SCALE.bit_length() - 1, _SMALLEST_BITS - math.floor(math.log2(low)))
+    # no unit below the normal doubles
+    return math.ldexp(1.0, -min(bits, _LARGEST_BITS - math.ceil(math.log2(high)), 1022))
 
 
 def aggregate_edges(interactions: DataFrame, max_weight: float, unit: float = 1 / WEIGHT_SCALE) -> DataFrame:

@@ -50,7 +50,7 @@ def read_source(spark: SparkSession, source: Source, name: str) -> DataFrame:
         kind = _format(spark, source, name)
         if kind != "delta" and source.version is not None:
             raise InputError(
-                f"{name}.version must be of a Delta table, got {source.version} for '{source.path}' of {kind}; "
+                f"{name}.version must be of a Delta table, got {source.version} for {kind} '{source.path}'; "
                 "leave it out"
             )
         if kind == "csv":

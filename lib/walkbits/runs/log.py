@@ -52,25 +52,14 @@ class Logged:
     outputs: tuple[Written, ...]
 
 
-def inputs_fingerprint(sources: Mapping[str, DataFrame], config: Config) -> str:
+def inputs_fingerprint(contents: Mapping[str, str], config: Config) -> str:
     """sha256 over the rows the run reads, the settings that decide its bits, and the code.
 
-    Content, not file names or times: a copied input gives the same run, and an old day
-    read again after new days arrived does too.
-
     Args:
-        sources: The selected rows of each config section, as ingest sees them.
-
-    Raises:
-        EmptyInputError: one of them has no rows.
+        contents: Of every source, as `contents_of` gives them.
     """
-    return config_hash(
-        __version__,
-        code_digest(),
-        str(sorted(deciding(config).items())),
-        str([*sources]),
-        *_contents(sources),
-    )
+    settings = str(sorted(deciding(config).items()))
+    return config_hash(__version__, code_digest(), settings, str([*contents]), *contents.values())
 
 
 @functools.cache
@@ -89,8 +78,18 @@ def code_digest() -> str:
     return digest.hexdigest()
 
 
-def _contents(sources: Mapping[str, DataFrame]) -> list[str]:
-    """What identifies the rows of each source; one query reads them all."""
+def contents_of(sources: Mapping[str, DataFrame]) -> dict[str, str]:
+    """What identifies the rows of each source; one query reads them all.
+
+    Content, not file names or times: a copied input gives the same run, and an old day
+    read again after new days arrived does too.
+
+    Args:
+        sources: The selected rows of each config section, as ingest sees them.
+
+    Raises:
+        EmptyInputError: one of them has no rows.
+    """
     parts = [
         frame.select(F.lit(name).alias("source"), F.xxhash64(*frame.columns).alias("digest"))
         for name, frame in sources.items()
@@ -108,7 +107,7 @@ def _contents(sources: Mapping[str, DataFrame]) -> list[str]:
             raise EmptyInputError(
                 f"{name}: at least one row must be there for the day, got none; check the table and --ds"
             )
-    return [found[name] for name in sources]
+    return {name: found[name] for name in sources}
 
 
 def newest_attempt(store: Store, ds: date, fingerprint: str) -> int:
@@ -198,10 +197,9 @@ def check_settings(store: Store, run: Run, config: Config) -> None:
     Raises:
         ConfigError: names the keys that differ.
     """
-    rows = store.read(RUNS, run_id=run.run_id).select("seq", "config").collect()
-    if not rows:
+    opened = opened_settings(store, run)
+    if opened is None:
         return
-    opened = json.loads(min(rows)["config"])
     wrong = [
         f"{section}.{key}" if isinstance(given, dict) else section
         for section, given in deciding(config).items()
@@ -213,6 +211,12 @@ def check_settings(store: Store, run: Run, config: Config) -> None:
             f"run {run.run_id} must go on with the settings that opened it, got others in {sorted(wrong)}; "
             "use the same --config, --model and --set in every job of a run, or open a new run"
         )
+
+
+def opened_settings(store: Store, run: Run) -> dict[str, Any] | None:
+    """The config that a run was opened with, as JSON values; None of a run without a state."""
+    rows = store.read(RUNS, run_id=run.run_id).select("seq", "config").collect()
+    return json.loads(min(rows)["config"]) if rows else None
 
 
 def _at(settings: Mapping[str, Any], section: str, key: str) -> Any:

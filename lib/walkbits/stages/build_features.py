@@ -19,7 +19,7 @@ from walkbits.models.card import load_model
 from walkbits.runs.stage import Stage, StageRun
 from walkbits.schemas import FEATURES, NODES
 from walkbits.stages import reuse
-from walkbits.stages.ingest_graph import read_inputs
+from walkbits.stages.ingest_graph import CONTENTS, check_nodes_unchanged, read_inputs
 from walkbits.tables.store import Written
 from walkbits.types import NodeType
 
@@ -63,6 +63,8 @@ def _build(context: StageRun, donor: str | None) -> list[Written]:
         )
         for one in described
     ]
+    if inputs.nodes:
+        check_nodes_unchanged(inputs, context)  # at the end: nothing that came in meanwhile went unjudged
     learned_numbers = sum(one.size for one in space.learned.values())
     return [*written, context.artifact_written(reuse.SPACE, learned_numbers)]
 
@@ -96,6 +98,7 @@ STAGE = Stage(
         feature_schema_hash(config.features, config.node_tables),
     ),
     run=run,
+    artifacts=lambda config: (CONTENTS,),
 )
 
 ANEW = replace(STAGE, run=learn_anew)

@@ -25,6 +25,7 @@ from walkbits.runs.log import (
     is_labelled,
     newest_attempt,
     newest_state,
+    opened_settings,
     record_state,
 )
 from walkbits.runs.pointer import check_forward, read_pointer
@@ -149,6 +150,7 @@ def existing(
     store = store_of(spark, config)
     run = find_run(store, run_id, ds, label)
     check_settings(store, run, config)
+    config = ingest_graph.pinned_as_opened(config, opened_settings(store, run) or {})
     return StageRun(store, config, run)
 
 

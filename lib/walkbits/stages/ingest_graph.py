@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import date
 from functools import reduce
+from typing import Any, Final
 
 from pyspark import StorageLevel
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from walkbits.arrays.places import read_bytes, write_bytes
 from walkbits.config import Config
 from walkbits.errors import ConfigError, InputError
 from walkbits.graph.profile import k_core_edges, require_graphframes
@@ -21,7 +24,7 @@ from walkbits.ingest.quarantine import set_aside
 from walkbits.ingest.sources import pinned_version, read_source
 from walkbits.ingest.space import layout_of
 from walkbits.models import features_of
-from walkbits.runs.log import inputs_fingerprint
+from walkbits.runs.log import contents_of, inputs_fingerprint
 from walkbits.runs.stage import Stage, StageRun
 from walkbits.schemas import CONTEXT, EDGES, HOLDOUT, IMPRESSIONS, ITEM, NODES, QUARANTINE
 from walkbits.spark_errors import data_errors
@@ -30,6 +33,11 @@ from walkbits.types import NodeType
 
 SECTIONS: dict[NodeType, str] = {"item": "items", "context": "contexts"}
 """Config section of the table that describes a node type."""
+SOURCES: Final = ("interactions", "items", "contexts", "impressions")
+"""Config sections of the caller's tables."""
+CONTENTS: Final = "inputs"
+"""Artifact folder that says what the run's sources held."""
+_CONTENTS_FILE: Final = "contents.json"
 
 
 @dataclass(frozen=True)
@@ -46,8 +54,8 @@ class Inputs:
     nodes: Mapping[NodeType, DataFrame]
     impressions: DataFrame | None
 
-    def fingerprint(self, config: Config) -> str:
-        """See `inputs_fingerprint`.
+    def contents(self) -> dict[str, str]:
+        """What every source holds, by section.
 
         Raises:
             EmptyInputError: a source has no rows in the run's window.
@@ -57,7 +65,11 @@ class Inputs:
         if self.impressions is not None:
             sources["impressions"] = self.impressions
         with data_errors("inputs"):
-            return inputs_fingerprint(sources, config)
+            return contents_of(sources)
+
+    def fingerprint(self, config: Config) -> str:
+        """See `inputs_fingerprint`."""
+        return inputs_fingerprint(self.contents(), config)
 
     def judged_interactions(self) -> DataFrame:
         """With the reason why a row must be set aside."""
@@ -108,12 +120,28 @@ def read_inputs(spark: SparkSession, config: Config, ds: date) -> Inputs:
 
 def pin_inputs(spark: SparkSession, config: Config) -> Config:
     """The config with the Delta versions that are read from now on, so that rows added later are not."""
-    sources = {name: getattr(config, name) for name in ("interactions", "items", "contexts", "impressions")}
+    sources = {name: getattr(config, name) for name in SOURCES}
     return config.model_copy(
         update={
             name: source.model_copy(update={"version": pinned_version(spark, source, name)})
             for name, source in sources.items()
             if source is not None
+        }
+    )
+
+
+def pinned_as_opened(config: Config, opened: Mapping[str, Any]) -> Config:
+    """The config with the Delta versions that a run was opened with.
+
+    Args:
+        opened: Its settings then, as JSON values.
+    """
+    sources = {name: (getattr(config, name), opened.get(name)) for name in SOURCES}
+    return config.model_copy(
+        update={
+            name: source.model_copy(update={"version": then["version"]})
+            for name, (source, then) in sources.items()
+            if source is not None and source.version is None and then and then["path"] == source.path
         }
     )
 
@@ -167,7 +195,10 @@ def run(context: StageRun) -> list[Written]:
             {node_type: _kept(stack, rows) for node_type, rows in read.nodes.items()},
             None if read.impressions is None else _kept(stack, read.impressions),
         )
-        _check_unchanged(inputs, context)
+        contents = inputs.contents()
+        _check_unchanged(contents, context)
+        write_bytes(context.artifacts(CONTENTS) / _CONTENTS_FILE, json.dumps(contents).encode())
+        written.append(context.artifact_written(CONTENTS, len(contents)))
         judged, shown = inputs.judged_interactions(), inputs.judged_impressions()
         good = judged.where(F.col("reason").isNull())
         unit, most = ingest.weight_unit(good), config.ingest.max_edge_weight
@@ -196,15 +227,34 @@ def run(context: StageRun) -> list[Written]:
         aside += [set_aside(rows, SECTIONS[node_type]) for node_type, rows in inputs.nodes.items()]
         aside += [set_aside(shown, "impressions")] if shown is not None else []
         written.append(store.write(QUARANTINE, reduce(DataFrame.union, aside), run_id, allow_empty=True))
-        _check_unchanged(inputs, context)  # also where a lost executor made Spark read the sources again
+        _check_unchanged(
+            inputs.contents(), context
+        )  # also where a lost executor made Spark read the sources again
     return written
 
 
-def _check_unchanged(inputs: Inputs, context: StageRun) -> None:
-    if inputs.fingerprint(context.config) != context.run.inputs_fingerprint:
+def check_nodes_unchanged(inputs: Inputs, context: StageRun) -> None:
+    """Refuse node tables that no longer hold what was ingested.
+
+    Raises:
+        InputError: names the tables.
+    """
+    ingested = json.loads(read_bytes(context.artifacts(CONTENTS) / _CONTENTS_FILE))
+    with data_errors("inputs"):
+        found = contents_of({SECTIONS[node_type]: rows for node_type, rows in inputs.nodes.items()})
+    _refuse_changed([name for name in found if found[name] != ingested.get(name)], context)
+
+
+def _check_unchanged(contents: Mapping[str, str], context: StageRun) -> None:
+    same = inputs_fingerprint(contents, context.config) == context.run.inputs_fingerprint
+    _refuse_changed([] if same else [*contents], context)
+
+
+def _refuse_changed(sections: list[str], context: StageRun) -> None:
+    if sections:
         raise InputError(
-            f"inputs must stay as they were when run {context.run_id} was opened, got other rows; run again: "
-            "the changed inputs get a run of their own"
+            f"inputs must stay as they were when run {context.run_id} was opened, got other rows of "
+            f"{', '.join(sections)}; run again: the changed inputs get a run of their own"
         )
 
 
