@@ -22,34 +22,44 @@ from pyspark.sql.pandas.functions import arrow_udf
 from pyspark.sql.types import ArrayType, StringType
 
 
-def _class_of_marks() -> str:
-    """All combining marks as the inside of a character class."""
-    marks = [code for code in range(sys.maxunicode + 1) if unicodedata.category(chr(code)).startswith("M")]
-    runs = [[code for _, code in run] for _, run in groupby(enumerate(marks), lambda one: one[1] - one[0])]
+def _all_of(category: str) -> list[int]:
+    """All characters of a Unicode category, e.g. M for marks."""
+    return [
+        code for code in range(sys.maxunicode + 1) if unicodedata.category(chr(code)).startswith(category)
+    ]
+
+
+def _class_of(codes: list[int]) -> str:
+    """Characters as the inside of a character class."""
+    runs = [[code for _, code in run] for _, run in groupby(enumerate(codes), lambda one: one[1] - one[0])]
     return "".join(f"{chr(run[0])}-{chr(run[-1])}" for run in runs)
 
 
-_MARKS: Final = _class_of_marks()
-_JOINERS: Final = "\u200c\u200d"
+_MARKS: Final = _class_of(_all_of("M"))
+# Soft hyphens, joiners, marks of direction: not seen, and no part of a word. A space without width is one.
+_UNSEEN: Final = dict.fromkeys([*_all_of("Cf"), *range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0)]) | {
+    0x200B: " "
+}
 # Han, kana; Thai, Lao; Burmese; Khmer.
 _UNSPACED: Final = (
     "\u3005\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
     "\u0e00-\u0eff\u1000-\u109f\ua9e0-\ua9ff\uaa60-\uaa7f\u1780-\u17ff"
 )
-_LETTER: Final = rf"(?:(?![{_UNSPACED}])[^\W_][{_MARKS}{_JOINERS}]*)"
-_WORD: Final = rf"{_LETTER}+(?:(?:(?<!\d)['\u2019](?!\d)|(?<=\d)[.,](?=\d)){_LETTER}+)*"
-_CLUSTER: Final = re.compile(rf"[^\W_][{_MARKS}{_JOINERS}]*")
-_TOKEN: Final = re.compile(rf"({_WORD})|(?:(?=[{_UNSPACED}])[^\W_][{_MARKS}{_JOINERS}]*)+")
+_LETTER: Final = rf"(?:(?![{_UNSPACED}])[^\W_][{_MARKS}]*)"
+_POINTS: Final = ".,\u066b\u066c"
+_WORD: Final = rf"{_LETTER}+(?:(?:(?<!\d)['\u2019](?!\d)|(?<=\d)[{_POINTS}](?=\d)){_LETTER}+)*"
+_CLUSTER: Final = re.compile(rf"[^\W_][{_MARKS}]*")
+_TOKEN: Final = re.compile(rf"({_WORD})|(?:(?=[{_UNSPACED}])[^\W_][{_MARKS}]*)+")
 
 
 def words_of(text: str) -> list[str]:
     """The words of a text, in order, repeats kept."""
-    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    folded = unicodedata.normalize("NFKC", text).casefold().translate(_UNSEEN)
     found: list[str] = []
-    for token in _TOKEN.finditer(folded):
+    for token in _TOKEN.finditer(unicodedata.normalize("NFKC", folded)):
         whole = token.group()
         if token.group(1):
-            found.append(re.sub(f"[{_JOINERS}]", "", whole).replace("\u2019", "'"))
+            found.append(whole.replace("\u2019", "'"))
             continue
         clusters = _CLUSTER.findall(whole)
         pairs = [first + second for first, second in pairwise(clusters)]
