@@ -101,7 +101,8 @@ def csv_by_python(spark: SparkSession, table: pa.Table, path: Path) -> None:
 
 
 def csv_by_pandas(spark: SparkSession, table: pa.Table, path: Path) -> None:
-    table.to_pandas().to_csv(path, index=False)
+    # With its own line ends pandas leaves a lone carriage return unquoted: such a file is torn already.
+    table.to_pandas().to_csv(path, index=False, lineterminator="\r\n")
 
 
 def csv_by_pyarrow(spark: SparkSession, table: pa.Table, path: Path) -> None:

@@ -110,7 +110,8 @@ def open_day(
         allow_future: Take a day that has not begun in any time zone; it would lock the channel until then.
 
     Raises:
-        ConfigError: a day in the future.
+        ConfigError: a day in the future, or a model that reads features that nothing gives.
+        InputError: the inputs cannot be used.
     """
     store, today = store_of(spark, config), datetime.now(UTC).date()
     ds = ds or today
@@ -119,6 +120,7 @@ def open_day(
             f"--ds must be at most {_DAYS_AHEAD.days} days ahead of {today}, got {ds}, which would keep "
             "every earlier day from being published; fix it, or pass --allow-future"
         )
+    ingest_graph.check_features(config)
     config = ingest_graph.pin_inputs(spark, config)
     inputs = ingest_graph.read_inputs(spark, config, ds)
     fingerprint = inputs.fingerprint(config)

@@ -95,10 +95,8 @@ def read_inputs(spark: SparkSession, config: Config, ds: date) -> Inputs:
     """Read and select; columns and types are checked, values not yet.
 
     Raises:
-        ConfigError: the model reads features that nothing gives.
         InputError: a source cannot be read or lacks a column.
     """
-    check_features(config)
     source = read_source(spark, config.interactions, "interactions")
     held = config.ingest.holdout
     timed = held is not None and held.split == "temporal"

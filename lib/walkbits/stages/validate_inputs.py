@@ -12,7 +12,7 @@ from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
 from walkbits.config import Config
-from walkbits.errors import WalkbitsError
+from walkbits.errors import ConfigError, WalkbitsError
 from walkbits.ingest import interactions as ingest
 from walkbits.ingest.nodes import select_nodes, usable
 from walkbits.ingest.sources import read_source
@@ -20,7 +20,7 @@ from walkbits.ingest.times import RULE
 from walkbits.runs.stage import StageRun
 from walkbits.spark_errors import data_errors
 from walkbits.stages.daily import Day, open_day
-from walkbits.stages.ingest_graph import SECTIONS
+from walkbits.stages.ingest_graph import SECTIONS, check_features
 from walkbits.types import NodeType
 
 EXAMPLES: Final = 5
@@ -58,6 +58,10 @@ def validate(spark: SparkSession, config: Config, **day: Unpack[Day]) -> StageRu
 def report(spark: SparkSession, config: Config, ds: date) -> tuple[list[Problem], list[str]]:
     """All problems of all inputs, and the counts of the graph as lines `name: value`."""
     problems: list[Problem] = []
+    try:
+        check_features(config)
+    except ConfigError as error:
+        problems.append(Problem("model", str(error)))
     nodes: dict[NodeType, DataFrame] = {}
     for node_type, spec in config.node_tables.items():
         if spec is None:
