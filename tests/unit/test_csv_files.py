@@ -153,6 +153,29 @@ def test_spark_escapes_within_quotes_only(tmp_path: Path) -> None:
     assert rows_of(file, Csv(escape="\\")) == [("\\\\server\\x", 'q"q, \\', "end\\")]
 
 
+def test_quotes_open_at_the_start_of_a_field_only(tmp_path: Path) -> None:
+    file = written(tmp_path, 'item,name,brand\np,19" \\\\a,"b\\\\c"\nq,"d""e\\"f\n",g\n"","h\\"",""\n')
+    assert rows_of(file, Csv(escape="\\")) == [
+        ("p", '19" \\\\a', "b\\c"),
+        ("q", 'd"e"f\n', "g"),
+        (None, 'h"', None),
+    ]
+
+
+@given(table=TABLES)
+def test_what_is_escaped_is_read(
+    tmp_path_factory: pytest.TempPathFactory, table: list[tuple[str, ...]]
+) -> None:
+    def quoted(field: str) -> str:
+        return '"' + field.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+    text = "".join(",".join(map(quoted, row)) + "\r\n" for row in [COLUMNS, *table])
+    file = tmp_path_factory.mktemp("csv") / "items.csv"
+    file.write_bytes(text.encode())
+    nulls = Csv().nulls
+    assert rows_of(file, Csv(escape="\\")) == [tuple(None if f in nulls else f for f in row) for row in table]
+
+
 def test_missing_values_have_names_of_their_own(tmp_path: Path) -> None:
     file = written(tmp_path, "item,name,brand\nNULL,\\N,NaN\n-,NA,None\n")
     assert rows_of(file) == [(None, None, None), ("-", "NA", "None")]

@@ -143,7 +143,7 @@ def _rows(file: Place, dialect: Csv, name: str) -> Iterator[tuple[int, list[str]
         with _opened(file) as stream, TextIOWrapper(stream, encoding, "strict", newline="") as text:
             lines: Iterable[str] = text
             if dialect.quote and dialect.escape:
-                lines = _doubled(text, dialect.quote, dialect.escape)
+                lines = _doubled(text, dialect)
             rows = csv.reader(
                 lines,
                 delimiter=dialect.separator,
@@ -179,22 +179,28 @@ def _refuse_other(expected: Sequence[str], got: Sequence[str], kind: str, file: 
         )
 
 
-def _doubled(lines: Iterable[str], quote: str, escape: str) -> Iterator[str]:
-    """Lines with escapes within quotes rewritten to RFC 4180: an escaped quote is doubled."""
+def _doubled(lines: Iterable[str], dialect: Csv) -> Iterator[str]:
+    """Lines with escapes within quotes rewritten to RFC 4180: an escaped quote is doubled.
+
+    As in the parser, quotes open at the start of a field only: 19" is no open quote.
+    """
+    separator, quote, escape = dialect.separator, dialect.quote or "", dialect.escape or ""
     marks = re.compile(f"{re.escape(escape)}[{re.escape(quote + escape)}]|{re.escape(quote)}")
-    inside = False
+    inside, closed = False, -1
 
     def rewrite(mark: re.Match[str]) -> str:
-        nonlocal inside
-        found = mark.group()
-        if found == quote:
-            inside = not inside
-            return found
-        if not inside:
-            return found
-        return quote * 2 if found[1] == quote else escape
+        nonlocal inside, closed
+        found, at = mark.group(), mark.start()
+        if found != quote:
+            return found if not inside else quote * 2 if found[1] == quote else escape
+        if inside:
+            inside, closed = False, mark.end()
+        else:
+            inside = at in (0, closed) or mark.string[at - 1] == separator
+        return found
 
     for line in lines:
+        closed = -1
         yield marks.sub(rewrite, line)
 
 
