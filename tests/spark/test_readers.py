@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import tempfile
 from collections.abc import Callable
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyspark.sql import SparkSession
+from walkbits.ingest.nodes import select_nodes
 from walkbits.ingest.sources import read_source
-from walkbits.input_settings import Csv, Source
+from walkbits.input_settings import Csv, Items, Source
 
 TEXT = st.text(
     st.one_of(
@@ -43,7 +44,7 @@ ROWS = st.lists(
         }
     ),
     min_size=1,
-    max_size=8,
+    max_size=30,
 )
 SCHEMA = pa.schema(
     {
@@ -57,7 +58,8 @@ SCHEMA = pa.schema(
         "at": pa.timestamp("us", "UTC"),
     }
 )
-FEW = settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
+EXAMPLES = pytest.mark.parametrize("examples", [3, pytest.param(60, marks=pytest.mark.slow)])
+"""Tables per writer: few in each run of the tests, many where time is given."""
 
 
 def table_of(rows: list[dict[str, Any]]) -> pa.Table:
@@ -78,19 +80,61 @@ def by_spark(spark: SparkSession, table: pa.Table, path: Path) -> None:
     spark.createDataFrame(table).write.parquet(str(path))
 
 
+def for_each(examples: int, tables: st.SearchStrategy[Any], check: Callable[[Any], None]) -> None:
+    """Check that many random tables."""
+
+    @settings(max_examples=examples, suppress_health_check=[HealthCheck.too_slow])
+    @given(table=tables)
+    def each(table: Any) -> None:
+        check(table)
+
+    each()
+
+
+NODES = Items(
+    path="x",
+    item="number",
+    name="text",
+    categorical=("exact", "text"),
+    numeric=("real", "whole", "yes", "day", "at"),
+)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def node_of(number: int, row: dict[str, Any]) -> tuple[Any, ...]:
+    """What ingest must make of a row by the settings `NODES`."""
+    labels = [f"{column}={row[column]}" for column in NODES.categorical if row[column] is not None]
+    micros = None if row["at"] is None else (row["at"] - EPOCH) // timedelta(microseconds=1)
+    numbers = [
+        row["real"],
+        None if row["whole"] is None else float(row["whole"]),
+        None if row["yes"] is None else float(row["yes"]),
+        None if row["day"] is None else float((row["day"] - EPOCH.date()).days),
+        None if micros is None else float(micros) / 86_400_000_000.0,
+    ]
+    return (str(number), row["text"], labels, numbers)
+
+
 @pytest.mark.parametrize("write", [by_pyarrow, by_pandas, by_spark])
-@FEW
-@given(rows=ROWS)
+@EXAMPLES
 def test_parquet(
-    spark: SparkSession, write: Callable[[SparkSession, pa.Table, Path], None], rows: list[dict[str, Any]]
+    spark: SparkSession, write: Callable[[SparkSession, pa.Table, Path], None], examples: int
 ) -> None:
-    table = table_of(rows)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "t.parquet"
-        write(spark, table, path)
-        found = read_source(spark, Source(path=str(path)), "items").orderBy("number").toArrow()
-    found = found.select(SCHEMA.names).cast(SCHEMA)
-    assert found.to_pylist() == table.to_pylist()
+    def check(rows: list[dict[str, Any]]) -> None:
+        table = table_of(rows)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "t.parquet"
+            write(spark, table, path)
+            frame = read_source(spark, Source(path=str(path)), "items")
+            found = frame.orderBy("number").toArrow().select(SCHEMA.names).cast(SCHEMA)
+            nodes = (
+                select_nodes(frame, NODES, "items").select("id", "name", "categorical", "numbers").collect()
+            )
+        assert found.to_pylist() == table.to_pylist()
+        expected = [node_of(number, row) for number, row in enumerate(rows)]
+        assert sorted((tuple(node) for node in nodes), key=lambda node: int(node[0])) == expected
+
+    for_each(examples, ROWS, check)
 
 
 def csv_by_python(spark: SparkSession, table: pa.Table, path: Path) -> None:
@@ -114,19 +158,34 @@ def csv_by_spark(spark: SparkSession, table: pa.Table, path: Path) -> None:
     writer.option("ignoreLeadingWhiteSpace", False).option("ignoreTrailingWhiteSpace", False).csv(str(path))
 
 
+PAIRS = st.lists(st.tuples(st.none() | TEXT, st.none() | TEXT), min_size=1, max_size=60)
+
+
 @pytest.mark.parametrize("write", [csv_by_python, csv_by_pandas, csv_by_pyarrow, csv_by_spark])
-@FEW
-@given(texts=st.lists(st.tuples(st.none() | TEXT, st.none() | TEXT), min_size=1, max_size=8))
+@EXAMPLES
 def test_csv(
-    spark: SparkSession, write: Callable[[SparkSession, pa.Table, Path], None], texts: list[tuple[Any, Any]]
+    spark: SparkSession, write: Callable[[SparkSession, pa.Table, Path], None], examples: int
 ) -> None:
-    first, second = ([row[at] for row in texts] for at in (0, 1))
-    table = pa.table(
-        {"a": pa.array(first, pa.string()), "number": range(len(texts)), "b": pa.array(second, pa.string())}
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "t.csv"
-        write(spark, table, path)
-        rows = read_source(spark, Source(path=str(path), format="csv"), "items").collect()
-    found = [(row["a"], row["b"]) for row in sorted(rows, key=lambda row: int(row["number"]))]
-    assert found == [tuple(None if one in NULLS else one for one in row) for row in texts]
+    def check(texts: list[tuple[Any, Any]]) -> None:
+        first, second = ([row[at] for row in texts] for at in (0, 1))
+        table = pa.table(
+            {
+                "a": pa.array(first, pa.string()),
+                "number": range(len(texts)),
+                "b": pa.array(second, pa.string()),
+            }
+        )
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "t.csv"
+            write(spark, table, path)
+            frame = read_source(spark, Source(path=str(path), format="csv"), "items")
+            spec = Items(path="x", item="number", name="a", categorical=("b",))
+            nodes = select_nodes(frame, spec, "items").select("id", "name", "categorical").collect()
+        nulled = [tuple(None if one in NULLS else one for one in row) for row in texts]
+        expected = [
+            (str(number), name, [] if label is None else [f"b={label}"])
+            for number, (name, label) in enumerate(nulled)
+        ]
+        assert sorted((tuple(node) for node in nodes), key=lambda node: int(node[0])) == expected
+
+    for_each(examples, PAIRS, check)
