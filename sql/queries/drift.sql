@@ -4,7 +4,7 @@
 -- Parameters: none
 -- Columns:    run_id, prev_run_id, node_type, nodes, prev_nodes, nodes_change,
 --             common (nodes in both, by external id), mean_cosine (of their embeddings, zero vectors
---             left out, and null between widths), share_of_bits_flipped (of their widest codes)
+--             left out), share_of_bits_flipped (of their widest codes); null between widths
 WITH now AS (
     SELECT
         embedded.run_id,
@@ -19,6 +19,18 @@ WITH now AS (
     WHERE coded.code_bits = (SELECT max(code_bits) FROM published_codes)
 ),
 
+-- None where that run had codes of other widths only.
+past_codes AS (
+    SELECT
+        node_id,
+        code_bits,
+        code
+    FROM codes
+    WHERE
+        run_id = (SELECT prev_run_id FROM published_run)
+        AND code_bits = (SELECT max(code_bits) FROM published_codes)
+),
+
 before AS (
     SELECT
         embedded.run_id,
@@ -28,12 +40,9 @@ before AS (
         coded.code_bits,
         coded.code
     FROM embeddings AS embedded
-    INNER JOIN codes AS coded
+    LEFT JOIN past_codes AS coded
         ON embedded.node_id = coded.node_id
-    WHERE
-        embedded.run_id = (SELECT prev_run_id FROM published_run)
-        AND coded.run_id = (SELECT prev_run_id FROM published_run)
-        AND coded.code_bits = (SELECT max(code_bits) FROM published_codes)
+    WHERE embedded.run_id = (SELECT prev_run_id FROM published_run)
 ),
 
 paired AS (

@@ -12,7 +12,7 @@ WITH recent AS (
         external_id,
         embedding
     FROM published_embeddings
-    WHERE node_type = 'item' AND array_contains(split(:recent_items, ' *, *'), external_id)
+    WHERE node_type = 'item' AND array_contains(split(trim(:recent_items), ' *, *'), external_id)
 ),
 
 candidates AS (
@@ -24,7 +24,7 @@ candidates AS (
         ON own.band = other.band AND own.bucket = other.bucket
     LEFT ANTI JOIN recent
         ON other.node_id = recent.node_id
-    WHERE array_contains(split(:recent_items, ' *, *'), own.external_id)
+    WHERE array_contains(split(trim(:recent_items), ' *, *'), own.external_id)
     GROUP BY own.node_id, other.node_id
     HAVING count(*) >= :min_bands
 ),

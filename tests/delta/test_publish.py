@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 from pyspark.sql import SparkSession
-from walkbits.errors import LostRaceError
+from walkbits.errors import InputError, LostRaceError
 from walkbits.runs.log import Run
 from walkbits.runs.pointer import Pointer, flip, read_pointer
 from walkbits.schemas import PUBLICATIONS
 from walkbits.tables.store import Store, Written
+from walkbits.tables.views import register_views
 
 OUTPUTS = [Written("embeddings", 10, "ab", 1, 1), Written("codes", 30, "cd", 1, 1)]
 
@@ -54,6 +55,18 @@ def test_channels_have_pointers_of_their_own(store: Store) -> None:
     pointer = read_pointer(store, "live")
     assert pointer is not None
     assert pointer.ds == date(2026, 1, 5)
+
+
+def test_views_follow_the_channel_and_a_mistyped_root_stays_absent(store: Store, tmp_path: Path) -> None:
+    publish(store, run_of(5))
+    publish(store, run_of(1), channel="staging")
+    for channel, day in (("staging", 1), ("live", 5)):
+        register_views(store.spark, store.root, channel=channel)
+        (shown,) = store.spark.table("published_run").collect()
+        assert (shown["channel"], shown["run_id"]) == (channel, run_of(day).run_id)
+    with pytest.raises(InputError, match="root must hold published tables, got .*typo"):
+        register_views(store.spark, str(tmp_path / "typo"))
+    assert not (tmp_path / "typo").exists()
 
 
 def test_a_pointer_that_moved_meanwhile_wins(store: Store) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from pyspark.sql import Row, SparkSession
+from pyspark.sql import functions as F
 from reference.plain import packed, random_rows
 from walkbits import schemas
 from walkbits.index.buckets import buckets_of
@@ -229,17 +230,18 @@ def test_weak_and_candidates(spark: SparkSession, min_bands: int) -> None:
 
 
 @pytest.mark.usefixtures("published")
-@pytest.mark.parametrize("recent", [[3], [8, 30, 7], [11, 12, 25]])
-def test_home_feed(spark: SparkSession, recent: list[int]) -> None:
+@pytest.mark.parametrize(
+    ("recent", "between"), [([3], ","), ([8, 30, 7], ","), ([8, 30, 7], ", "), ([11, 12, 25], "  , ")]
+)
+def test_home_feed(spark: SparkSession, recent: list[int], between: str) -> None:
     best = {}
     for other in ITEMS:
         near = [(-inner(row, other), row) for row in recent if matching(row, other) >= 2]
         if near and other not in recent:
             best[other] = min(near)
     order = sorted(best, key=lambda other: (best[other][0], other))[:6]
-    found = ask(
-        spark, "home_feed", recent_items=",".join(IDS[row] for row in recent), min_bands=2, num_results=6
-    )
+    items = between[-1].strip(",") + between.join(IDS[row] for row in recent)
+    found = ask(spark, "home_feed", recent_items=items, min_bands=2, num_results=6)
     assert [tuple(line[:3]) for line in found] == [
         (rank, IDS[other], name(other)) for rank, other in enumerate(order, 1)
     ]
@@ -306,6 +308,30 @@ def test_drift(spark: SparkSession) -> None:
             "mean_cosine": pytest.approx(math.fsum(cosine) / len(common), abs=1e-6),
             "share_of_bits_flipped": pytest.approx(sum(flips) / len(common)),
         }
+
+
+@pytest.mark.usefixtures("published")
+@pytest.mark.parametrize("changed", ["embedding", "code"])
+def test_drift_between_two_widths_counts_nodes_and_compares_none(spark: SparkSession, changed: str) -> None:
+    past = spark.table("embeddings" if changed == "embedding" else "codes")
+    if changed == "embedding":
+        short = F.when(F.col("run_id") == PREVIOUS, F.slice("embedding", 1, 3)).otherwise(F.col("embedding"))
+        past = past.withColumn("embedding", short)
+    else:
+        past = past.where(f"run_id <> '{PREVIOUS}' OR code_bits = 64")
+    spark.createDataFrame(past.collect(), past.schema).createOrReplaceTempView(
+        "embeddings" if changed == "embedding" else "codes"
+    )
+    for view in VIEWS:
+        spark.sql(view.read_text(encoding="utf-8"))
+    for line in ask(spark, "drift"):
+        old = [row for row in run_nodes(PREVIOUS) if node_type(row) == line["node_type"]]
+        assert line["prev_nodes"] == len(old)
+        assert line["common"] > 0
+        compared = line["mean_cosine" if changed == "embedding" else "share_of_bits_flipped"]
+        other = line["share_of_bits_flipped" if changed == "embedding" else "mean_cosine"]
+        assert compared is None
+        assert other is not None
 
 
 @pytest.mark.usefixtures("published")
