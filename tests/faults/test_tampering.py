@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
-from support.days import DAY, Day
+from support.days import DAY, NEXT_DAY, Day, day_of
 from walkbits.errors import AuditError, InputError
 from walkbits.models.card import load_model, save_model
 from walkbits.runs.log import logged_stages
 from walkbits.runs.stage import StageRun, check_inputs, execute
-from walkbits.schemas import FEATURES, NEIGHBORHOODS, PUBLICATIONS, STAGE_LOG, TABLES
+from walkbits.schemas import EMBEDDINGS, FEATURES, NEIGHBORHOODS, PUBLICATIONS, STAGE_LOG, TABLES, Table
 from walkbits.stages import daily
 from walkbits.stages.audit_run import audit_committed, published_outputs
 
@@ -95,3 +96,40 @@ def test_a_published_table_that_lost_a_row_is_refused(copied: Callable[..., Day]
     day.spark.sql(f"DELETE FROM delta.`{path}` WHERE {key} AND run_id = '{run_id}'")
     with pytest.raises(AuditError, match=f"{table} must re-read as logged"):
         daily.publish_run(day.spark, day.config, ds=DAY)
+
+
+def lose(day: Day, table: Table, run_id: str, how: str) -> None:
+    """The largest data file of a run's table is lost or cut, unnoticed by anything that is cached."""
+    folder = Path(day.store.path(table), f"run_id={run_id}")
+    file = max(folder.rglob("*.parquet"), key=lambda one: one.stat().st_size)
+    (file.parent / f".{file.name}.crc").unlink(missing_ok=True)
+    if how == "gone":
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    day.spark._jvm.org.apache.spark.sql.delta.DeltaLog.clearCache()
+
+
+@pytest.mark.parametrize("how", ["gone", "cut"])
+def test_a_lost_file_of_an_unfinished_run_is_written_again(copied: Callable[..., Day], how: str) -> None:
+    day = copied()
+    context = day.context()
+    truth = day.store.fingerprint(FEATURES, context.run_id)
+    shutil.rmtree(day.store.path(PUBLICATIONS))
+    lose(day, FEATURES, context.run_id, how)
+    again = day_of(day.spark, day.config)
+    assert execute(again.context(), daily.STAGES["build_features"])
+    assert again.store.fingerprint(FEATURES, context.run_id) == truth
+    assert not execute(again.context(), daily.STAGES["infer_layers"])  # what stands is kept
+
+
+def test_a_lost_file_of_the_live_run_keeps_no_later_day_back(
+    copied: Callable[..., Day], caplog: pytest.LogCaptureFixture
+) -> None:
+    day = copied()
+    live = day.live().run_id
+    lose(day, EMBEDDINGS, live, "gone")
+    with caplog.at_level("WARNING", "walkbits"):
+        daily.run_daily(day.spark, day.config, ds=NEXT_DAY + timedelta(days=1))
+    assert f"run={live} state=damaged" in caplog.text
+    assert day_of(day.spark, day.config).live().ds == NEXT_DAY + timedelta(days=1)
