@@ -68,12 +68,14 @@ def test_all_problems_of_both_tables_and_the_counts(
     assert counts == [
         "interactions read: 11",
         "out of the window: 1",
-        "with a problem: 8",
+        "set aside: 5",
+        "broken: 3",
+        "of weight 0: 0",
         "distinct items: 1",
         "distinct contexts: 2",
         "isolated items: 2",
         "weights: 0.5 to 1",
-        "days: 2026-03-08 to 2026-03-08",
+        "days read: 2026-03-08 to 2026-03-09",
     ]
     with pytest.raises(InputError):
         validate(spark, config, ds=DAY)
@@ -86,3 +88,26 @@ def test_tables_that_cannot_be_read_are_both_named(spark: SparkSession, tmp_path
     assert "columns ['price'] must exist" in str(problems[0])
     assert "got 2 in line 2" in str(problems[1])
     assert counts == []
+
+
+def test_weights_that_no_graph_can_hold_are_named(spark: SparkSession, tmp_path: Path) -> None:
+    rows = [("a", "x", "1e-30"), ("a", "y", "9e5"), ("b", "x", "7e5"), ("b", "x", "4e5"), ("b", "y", "0")]
+    text = "item,user,w,at\n" + "".join(",".join(row) + ",2026-03-08\n" for row in rows)
+    problems, counts = report(spark, config_of(tmp_path, text, "item,price\na,1\nb,2\n"), DAY)
+    assert [(p.what.split(",")[0], p.rows) for p in problems] == [
+        ("weight is below 9.53674e-07", 1),
+        ("pair weighs more than ingest.max_edge_weight", 1),
+    ]
+    assert problems[1].examples == ("'b' in 'x': 1.1e+06",)
+    assert "of weight 0: 1" in counts
+    assert "isolated items: 0" in counts
+
+
+def test_nothing_in_the_window_and_a_model_without_features(spark: SparkSession, tmp_path: Path) -> None:
+    config = config_of(tmp_path, "item,user,w,at\na,x,1,2031-01-01\n", "item,price\na,1\n")
+    update = {"items": config.items.model_copy(update={"numeric": ()})} if config.items else {}
+    bare = Config.model_validate(config.model_copy(update=update).model_dump() | {"model": {}})
+    problems, counts = report(spark, bare, DAY)
+    assert [p.section for p in problems] == ["model"]
+    assert counts[:2] == ["interactions read: 1", "out of the window: 1"]
+    assert counts[-1] == "days read: 2031-01-01 to 2031-01-01"

@@ -84,7 +84,7 @@ def report(spark: SparkSession, config: Config, ds: date) -> tuple[list[Problem]
             judged = ingest.with_reason(ingest.judged_interactions(source, config.interactions, ds), known)
             found = _of_rows("interactions", judged.where("in_window"), _broken_events())
             counts = _counts(judged, nodes)
-            problems += found
+            problems += [*found, *_of_weights(judged, config.ingest.max_edge_weight)]
     except WalkbitsError as error:
         problems.append(Problem("interactions", str(error)))
     if config.impressions is not None:
@@ -141,22 +141,56 @@ def _repeated(section: str, rows: DataFrame) -> list[Problem]:
     return [Problem(section, "id is not unique", int(total), some)]
 
 
+def _good() -> Column:
+    """Whether a row of the window is used."""
+    return F.col("in_window") & F.col("reason").isNull() & F.col("broken").isNull()
+
+
+def _of_weights(judged: DataFrame, most: float) -> list[Problem]:
+    """Weights too far apart, and pairs whose weights add up to more than an edge may have."""
+    positive = judged.where(_good() & (F.col("weight") > 0))
+    pairs = positive.groupBy("item_id", "context_id").agg(
+        F.sum("weight").alias("sum"), F.min("weight").alias("low"), F.max("weight").alias("high")
+    )
+    row = pairs.agg(F.min("low"), F.max("high"), F.count_if(F.col("sum") > most)).collect()[0]
+    low, high, heavy = row
+    problems = []
+    if low is not None and low < (unit := ingest.unit_of(low, high)):
+        small = positive.where(F.col("weight") < unit)
+        examples = small.orderBy("weight", "row").limit(EXAMPLES).collect()
+        what = f"weight is below {unit:g}, too small beside the largest, {high:g}"
+        problems.append(Problem("interactions", what, small.count(), tuple(one["row"] for one in examples)))
+    if heavy:
+        top = pairs.orderBy(F.desc("sum"), "item_id", "context_id").limit(min(heavy, EXAMPLES)).collect()
+        some = tuple(f"{one['item_id']!r} in {one['context_id']!r}: {one['sum']:g}" for one in top)
+        what = f"pair weighs more than ingest.max_edge_weight, {most:g}"
+        problems.append(Problem("interactions", what, heavy, some))
+    return problems
+
+
 def _counts(judged: DataFrame, nodes: Mapping[NodeType, DataFrame]) -> list[str]:
-    inside = F.col("in_window")
-    good = inside & F.col("reason").isNull() & F.col("broken").isNull()
+    inside, broken = F.col("in_window"), F.col("broken").isNotNull()
+    good = _good()
+    weight = F.when(good, F.col("weight"))
     row = judged.agg(
         F.count(F.lit(1)).alias("read"),
         F.count_if(~inside).alias("out"),
-        F.count_if(inside & ~good).alias("aside"),
+        F.count_if(inside & broken).alias("broken"),
+        F.count_if(inside & ~broken & F.col("reason").isNotNull()).alias("aside"),
+        F.count_if(weight == 0).alias("zero"),
         F.count_distinct(F.when(good, F.col("item_id"))).alias("items"),
         F.count_distinct(F.when(good, F.col("context_id"))).alias("contexts"),
-        *[F.min(F.when(good, F.col(one))).alias(f"{one}_low") for one in ("weight", "day")],
-        *[F.max(F.when(good, F.col(one))).alias(f"{one}_high") for one in ("weight", "day")],
+        F.min(weight).alias("weight_low"),
+        F.max(weight).alias("weight_high"),
+        F.min("day").alias("day_low"),
+        F.max("day").alias("day_high"),
     ).collect()[0]
     lines = [
         f"interactions read: {row['read']}",
         f"out of the window: {row['out']}",
-        f"with a problem: {row['aside']}",
+        f"set aside: {row['aside']}",
+        f"broken: {row['broken']}",
+        f"of weight 0: {row['zero']}",
         f"distinct items: {row['items']}",
         f"distinct contexts: {row['contexts']}",
     ]
@@ -165,9 +199,9 @@ def _counts(judged: DataFrame, nodes: Mapping[NodeType, DataFrame]) -> list[str]
         isolated = usable(table).select("id").dropna().distinct().join(touched, "id", "left_anti").count()
         lines.append(f"isolated {SECTIONS[node_type]}: {isolated}")
     if row["weight_low"] is not None:
-        lines.append(f"weights: {row['weight_low']:g} to {row['weight_high']:g}")
+        lines.append(f"weights: {abs(row['weight_low']):g} to {row['weight_high']:g}")
     if row["day_low"] is not None:
-        lines.append(f"days: {_iso(row['day_low'])} to {_iso(row['day_high'])}")
+        lines.append(f"days read: {_iso(row['day_low'])} to {_iso(row['day_high'])}")
     return lines
 
 
