@@ -13,7 +13,7 @@ from typing import Any, Final
 from urllib.parse import unquote
 
 from py4j.protocol import Py4JError, Py4JJavaError
-from pyspark.errors import AnalysisException, PySparkException
+from pyspark.errors import AnalysisException, PySparkException, PythonException
 
 from walkbits import errors
 from walkbits.errors import InputError, LostRaceError, WalkbitsError
@@ -23,10 +23,16 @@ _CONDITION = re.compile(r"\[([A-Z][A-Z0-9_]+(?:\.[A-Z0-9_]+)*)\] (.*?)\s*(?:SQLS
 _FILE = re.compile(r"reading file (\S.*?)\.? ?(?:Could not read|Data type|File does not|$)")
 _NO_PARQUET = re.compile(r": (\S.*?) is not a Parquet file")
 _TYPES = re.compile(r"Parquet column (\[.+?\])\. Expected Spark type (\S+?), actual Parquet type (\S+?)\.?$")
+_SCHEMAS = re.compile(
+    r"Initial schema:\s*(.+?)\s*Schema that cannot be merged with the initial schema:\s*(.+?)\.?\s*SQLSTATE",
+    re.DOTALL,
+)
+_FIELD = re.compile(r"`?([^`<>,:]+)`?: ([A-Z_]+)")
 _CAUSE = re.compile(r"^Caused by: [\w.$]+: (.+)$", re.MULTILINE)
 # SQLSTATE classes that blame the data or the text of a view: data exceptions, constraint violations,
-# syntax and names, limits, and Spark's and Delta's own for files and tables (KD).
-_OF_DATA: Final = ("22", "23", "42", "54", "KD", "0A")
+# syntax and names, limits, subqueries of several rows, what a view raises itself, and Spark's and Delta's own
+# for files and tables (KD).
+_OF_DATA: Final = ("21", "22", "23", "42", "54", "KD", "P0", "0A")
 
 _FILE_HINT = "a data file must be whole; see 'Repair' in docs/operations.md"
 _LOG_HINT = "a table's log must be whole; see 'Repair' in docs/operations.md"
@@ -89,14 +95,32 @@ def data_in_words(error: BaseException, what: str) -> WalkbitsError | None:
     if not found:
         if isinstance(error, AnalysisException):
             return InputError(f"{what} must be readable, got {text.splitlines()[0]:.500}; fix the source")
-        return recognised(error)
+        return recognised(error) or _of_function(error, what)
     condition, message = found[-1]
+    if schemas := _SCHEMAS.search(text):
+        return InputError(f"{what}: {_of_schemas(*schemas.groups())}")
     for condition, message in found:
         if condition.startswith("FAILED_READ_FILE"):
             return InputError(f"{what}: {_of_file(message, text)}")
     return InputError(
         f"{what} must be readable, got [{condition}] {message:.500}; fix the source or its format"
     )
+
+
+def _of_function(error: BaseException, what: str) -> InputError | None:
+    """What a function of the caller's own raised, e.g. of a view; None where walkbits did."""
+    if not isinstance(error, PythonException) or f"{errors.__name__.split('.')[0]}/" in str(error):
+        return None
+    said = (str(error).strip().splitlines() or [""])[-1]
+    return InputError(f"{what} must be readable, got {said:.500} in a function of its view; fix the view")
+
+
+def _of_schemas(first: str, other: str) -> str:
+    """The columns whose types differ between files."""
+    types, others = dict(_FIELD.findall(first)), dict(_FIELD.findall(other))
+    differ = {name: (kind, others[name]) for name, kind in types.items() if others.get(name, kind) != kind}
+    told = ", ".join(f"{one} and {two} for [{name}]" for name, (one, two) in differ.items()) or other
+    return f"all files must have one type per column, got {told:.500}; write the files with one schema"
 
 
 def _of_file(message: str, text: str) -> str:

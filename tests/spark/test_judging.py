@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from datetime import date
 from typing import Any
@@ -11,6 +12,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from walkbits.errors import InputError
 from walkbits.ingest import interactions as ingest
+from walkbits.ingest.sources import as_number
 from walkbits.input_settings import Interactions
 
 DAY = date(2026, 3, 8)
@@ -23,9 +25,20 @@ def selected(spark: SparkSession, rows: list[tuple[Any, Any, Any]]) -> DataFrame
 
 
 def test_what_is_missing_is_set_aside_by_its_name(spark: SparkSession) -> None:
-    rows = [("a", "x", 1.0), ("", "x", 1.0), ("a", " ", 1.0), ("a", "x", None)]
+    rows = [("a", "x", 1.0), ("", "x", 1.0), ("a", "x", None)]
+    rows += [("a", blank, 1.0) for blank in (" ", "\t", "\u00a0", "\u3000 ", "\r\n")]
     reasons = Counter(r["reason"] for r in selected(spark, rows).collect())
-    assert reasons == {None: 1, "no item id": 1, "no context id": 1, "no weight": 1}
+    assert reasons == {None: 1, "no item id": 1, "no context id": 5, "no weight": 1}
+
+
+def test_texts_are_numbers_as_people_write_them(spark: SparkSession) -> None:
+    texts = {"1": 1.0, " 2.5 ": 2.5, "1e3": 1000.0, ".5": 0.5, "+4.": 4.0, "": None, " ": None}
+    texts |= dict.fromkeys(
+        ["5f", "5d", "0x10", "1,5", "1_000", "inf", "Infinity", "NaN", "1e", "."], math.nan
+    )
+    frame = spark.createDataFrame([(text,) for text in texts], "t string")
+    found = {row[0]: row[1] for row in frame.select("t", as_number(frame, "t", "items")).collect()}
+    assert str(found) == str(texts)
 
 
 def test_small_weights_keep_their_proportion(spark: SparkSession) -> None:

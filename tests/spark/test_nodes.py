@@ -66,6 +66,13 @@ def test_text_that_is_no_number_is_refused(spark: SparkSession) -> None:
         checked(frame, spec)
 
 
+@pytest.mark.parametrize("kind", ["struct<a:int>", "array<string>", "map<string,string>", "binary"])
+def test_a_name_is_one_value(spark: SparkSession, kind: str) -> None:
+    frame = spark.createDataFrame([], f"id string, x {kind}")
+    with pytest.raises(InputError, match=r"items\.x must be text or a number, got"):
+        select_nodes(frame, items(name="x"), "items")
+
+
 def test_words_of_text_and_lists(spark: SparkSession) -> None:
     spec = items(text=("title", "tags"), categorical=("brand",))
     rows = [("a", "Red-Wine 75cl", ["Dry", None, "old"], 7), ("b", None, None, None)]

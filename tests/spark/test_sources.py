@@ -201,9 +201,14 @@ def test_unreadable_files_are_named(
     [
         ("SELECT CAST(concat('a', id) AS INT) AS x FROM range(3)", "CAST_INVALID_INPUT"),
         ("SELECT id / 0 AS x FROM range(3)", "DIVIDE_BY_ZERO"),
+        ("SELECT raise_error(concat('no ', id)) AS x FROM range(3)", "USER_RAISED_EXCEPTION"),
+        ("SELECT (SELECT id FROM range(3)) AS x", "SCALAR_SUBQUERY_TOO_MANY_ROWS"),
+        ("SELECT array(1)[id] AS x FROM range(3)", "INVALID_ARRAY_INDEX"),
+        ("SELECT inverse(id) AS x FROM range(3)", "ZeroDivisionError: .* in a function of its view"),
     ],
 )
 def test_a_view_that_fails_is_a_sentence(spark: SparkSession, view: str, told: str) -> None:
+    spark.udf.register("inverse", lambda number: 1 // number, "int")
     spark.sql(view).createOrReplaceTempView("failing")
     with pytest.raises(InputError, match=told):
         values(read_source(spark, Source(table="failing"), "items"))
@@ -214,3 +219,84 @@ def test_a_missing_source_is_named(spark: SparkSession, tmp_path: Path) -> None:
         read(spark, tmp_path / "nowhere")
     with pytest.raises(InputError, match="items must be readable.*nowhere"):
         read_source(spark, Source(table="shop.nowhere"), "items")
+
+
+def nested(folder: Path, *names: str, empty: str | None = None) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.table({"item": [name]}), folder / name)
+    if empty is not None:
+        (folder / empty).touch()
+
+
+@pytest.mark.parametrize(
+    ("names", "empty", "told"),
+    [
+        (["shop=1/a.parquet", "b.parquet"], None, "all files must lie in the folder"),
+        (["a.parquet", "more/b.parquet"], None, "all files must lie in the folder"),
+        (["more/b.parquet"], None, "all files must lie in the folder"),
+        (["shop=1/a.parquet", "store=2/b.parquet"], None, "all files must lie in the folder"),
+        (["shop=1/a.parquet", "shop=2/day=3/b.parquet"], None, "all files must lie in the folder"),
+        (["a.parquet"], "b.parquet", "every file must be whole, got the empty '.*b.parquet'"),
+    ],
+)
+def test_no_file_is_left_out_in_silence(
+    spark: SparkSession, tmp_path: Path, names: list[str], empty: str | None, told: str
+) -> None:
+    nested(tmp_path, *names, empty=empty)
+    with pytest.raises(InputError, match=told):
+        values(read(spark, tmp_path))
+
+
+def test_files_that_spark_hides_and_markers_are_no_data(spark: SparkSession, tmp_path: Path) -> None:
+    nested(tmp_path, "shop=1/day=2/a.parquet", "shop=2/day=2/b.parquet", empty="shop=1_$folder$")
+    nested(tmp_path, "_temporary/c.parquet", ".d.parquet", empty="_SUCCESS")
+    assert [row[1:] for row in values(read(spark, tmp_path))] == [("1", "2"), ("2", "2")]
+
+
+def lost_rows(spark: SparkSession, folder: Path) -> None:
+    for _ in range(2):
+        spark.range(3).write.format("delta").mode("overwrite").save(str(folder))
+
+
+def test_tables_of_other_formats_within_are_refused(spark: SparkSession, tmp_path: Path) -> None:
+    lost_rows(spark, tmp_path / "shops" / "shop=1")
+    with pytest.raises(InputError, match=r"one table, got .*/shops' above the Delta table .*shop=1'"):
+        read(spark, tmp_path / "shops")
+    nested(tmp_path / "ice", "a.parquet")
+    (tmp_path / "ice" / "metadata").mkdir()
+    (tmp_path / "ice" / "metadata" / "00000-a.metadata.json").write_text("{}")
+    with pytest.raises(InputError, match="Iceberg"):
+        read(spark, tmp_path / "ice")
+    nested(tmp_path / "plain", "a.parquet")
+    with pytest.raises(InputError, match="got delta for .* without _delta_log"):
+        read(spark, tmp_path / "plain", format="delta")
+    with pytest.raises(InputError, match=r"items\.version must be of a Delta table, got 3 for parquet"):
+        read(spark, tmp_path / "plain", version=3)
+
+
+@pytest.mark.parametrize(
+    "kinds",
+    [
+        (pa.timestamp("ns"), pa.timestamp("us")),
+        (pa.timestamp("us"), pa.timestamp("ns")),
+        (pa.int64(), pa.string()),
+        (pa.float32(), pa.float64()),
+        (pa.int32(), pa.int64()),
+    ],
+    ids=str,
+)
+def test_files_of_two_types_are_refused_in_any_order(
+    spark: SparkSession, tmp_path: Path, kinds: tuple[pa.DataType, pa.DataType]
+) -> None:
+    for name, kind in zip("ab", kinds, strict=True):
+        pq.write_table(pa.table({"n": ["i"], "x": pa.array([None], kind)}), tmp_path / f"{name}.parquet")
+    with pytest.raises(InputError, match=r"one type per column, got \w+ and \w+ for \[x\]") as caught:
+        values(read(spark, tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_column_that_files_lack_is_missing_there(spark: SparkSession, tmp_path: Path) -> None:
+    pq.write_table(pa.table({"n": [1]}), tmp_path / "a.parquet")
+    pq.write_table(pa.table({"n": [2], "x": ["q"]}), tmp_path / "b.parquet")
+    assert values(read(spark, tmp_path).select("n", "x")) == [(1, None), (2, "q")]

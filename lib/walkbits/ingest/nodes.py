@@ -56,6 +56,8 @@ def select_nodes(frame: DataFrame, spec: NodeTable, section: str) -> DataFrame:
     mapped = [spec.id_column, *optional, *spec.text, *spec.categorical, *spec.numeric, *spec.vectors]
     require_columns(frame, mapped, section)
     require_id(frame, spec.id_column, section)
+    if spec.name:
+        _require_type(frame, spec.name, section, (*_LABELS, NumericType), "text or a number", lists=False)
     texts = [_words(frame, column, section) for column in spec.text]
     labels = [_labels(frame, column, section) for column in spec.categorical]
     numbers = [_number(frame, column, section) for column in spec.numeric]

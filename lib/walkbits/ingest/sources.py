@@ -30,8 +30,6 @@ from walkbits.spark_errors import data_errors
 from walkbits.tables.delta_log import DeltaLog
 
 _LOG: Final = "_delta_log"
-_OTHER_TABLES: Final = {".hoodie": "Hudi", "metadata/version-hint.text": "Iceberg"}
-"""What marks a folder whose data files are not all rows of its table."""
 
 
 def read_source(spark: SparkSession, source: Source, name: str) -> DataFrame:
@@ -59,6 +57,11 @@ def read_source(spark: SparkSession, source: Source, name: str) -> DataFrame:
         reader = spark.read.format(kind).option("__globPaths__", "false")
         if kind == "delta" and source.version is not None:
             reader = reader.option("versionAsOf", source.version)
+        if kind == "parquet":
+            _check_files(spark, source.path, name)
+            reader = reader.option(
+                "mergeSchema", "true"
+            )  # files that differ in a type are refused, in any order
         with _setting(spark, "spark.sql.sources.partitionColumnTypeInference.enabled", "false"):
             frame = reader.load(source.path)
         return _with_nanoseconds(spark, frame) if kind == "parquet" else frame
@@ -85,10 +88,19 @@ def _format(spark: SparkSession, source: Source, name: str) -> str:
     def holds(folder: Any, inside: str) -> bool:
         return bool(system.exists(jvm.org.apache.hadoop.fs.Path(folder, inside)))
 
+    def listed(folder: Any) -> list[Any]:
+        return list(system.listStatus(folder)) if system.getFileStatus(folder).isDirectory() else []
+
     if not system.exists(path):
         raise InputError(f"{name}.path must exist, got '{source.path}'; mend the path in the config")
-    for mark, table in _OTHER_TABLES.items():
-        if holds(path, mark):
+    metadata = jvm.org.apache.hadoop.fs.Path(path, "metadata")
+    marks = {
+        "Hudi": holds(path, ".hoodie"),
+        "Iceberg": system.exists(metadata)
+        and any(one.getPath().getName().endswith(".metadata.json") for one in listed(metadata)),
+    }
+    for table, there in marks.items():
+        if there:
             raise InputError(
                 f"{name}.path must be a folder of plain files or Delta, got '{source.path}' of {table}, "
                 f"where files of deleted rows lie beside others; name it as a catalog table: {name}.table"
@@ -99,6 +111,11 @@ def _format(spark: SparkSession, source: Source, name: str) -> str:
                 f"{name}.format must be delta for a Delta table, got csv for '{source.path}'; mend the config"
             )
         return "delta"
+    if source.format == "delta":
+        raise InputError(
+            f"{name}.format must be that of the files, got delta for '{source.path}' without {_LOG}; mend "
+            "the path or the format"
+        )
     above = path.makeQualified(system.getUri(), system.getWorkingDirectory()).getParent()
     while above is not None:
         if holds(above, _LOG):
@@ -107,7 +124,64 @@ def _format(spark: SparkSession, source: Source, name: str) -> str:
                 f"'{above.toString()}'; name that folder, with format: delta"
             )
         above = above.getParent()
+    below = path
+    while (inner := next((one for one in listed(below) if _is_value(one)), None)) is not None:
+        below = inner.getPath()
+        if holds(below, _LOG):
+            raise InputError(
+                f"{name}.path must be one table, got '{source.path}' above the Delta table "
+                f"'{below.toString()}', where files of deleted rows lie beside others; name a view of all: "
+                f"{name}.table"
+            )
     return source.format
+
+
+def _is_value(status: Any) -> bool:
+    """A folder such as `shop=007`."""
+    return bool(status.isDirectory()) and "=" in str(status.getPath().getName())
+
+
+def _check_files(spark: SparkSession, path: str, name: str) -> None:
+    """Refuse a folder with files that Spark leaves out in silence: empty ones, and those of another depth.
+
+    Raises:
+        InputError: names such a file.
+    """
+    jvm: Any = spark._jvm
+    folder = jvm.org.apache.hadoop.fs.Path(path)
+    system = folder.getFileSystem(spark._jsparkSession.sessionState().newHadoopConf())
+    if system.getFileStatus(folder).isFile():
+        return
+    top = folder.makeQualified(system.getUri(), system.getWorkingDirectory()).toString()
+    reader = spark.read.format("binaryFile").option("__globPaths__", "false")
+    files = reader.option("recursiveFileLookup", "true").load(path).select("path", "length")
+    files = files.where(~F.col("path").endswith("_$folder$"))  # markers of object stores
+    folders = F.regexp_replace(F.expr(f"substring(path, {len(top) + 2})"), "[^/]*$", "")
+    shapes = (
+        files.groupBy(F.regexp_replace(folders, "=[^/]*", "").alias("shape"))
+        .agg(
+            F.min("path").alias("file"),
+            F.min(F.when(F.col("length") == 0, F.col("path"))).alias("empty"),
+            F.bool_or(folders.rlike("(^|/)[^=/]+/")).alias("plain"),
+        )
+        .orderBy("shape")
+        .limit(2)
+        .collect()
+    )
+    for shape in shapes:
+        if shape["empty"] is not None:
+            raise InputError(
+                f"{name}: every file must be whole, got '{shape['empty']}' without a byte; remove it"
+            )
+        if shape["plain"] or len(shapes) > 1:
+            raise InputError(
+                f"{name}.path: all files must lie in the folder, or in folders `column=value` of the same "
+                f"columns, got {' and '.join(repr(one['file']) for one in shapes)}; give each a folder of "
+                "its own"
+            )
+
+
+_NUMBER: Final = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 
 
 @contextmanager
@@ -194,7 +268,7 @@ def require_id(frame: DataFrame, column: str, name: str) -> None:
 def as_id(column: str) -> Column:
     """The id as exact text; null where it is missing: null, empty or blank, which would join strangers."""
     text = F.col(quoted(column)).cast("string")
-    return F.when(F.trim(text) != "", text)
+    return F.when(text.rlike(r"(?U)\S"), text)
 
 
 def as_number(frame: DataFrame, column: str, name: str) -> Column:
@@ -207,7 +281,7 @@ def as_number(frame: DataFrame, column: str, name: str) -> Column:
     if isinstance(kind, StringType):
         text = F.trim(F.col(quoted(column)))
         empty = text.isNull() | (text == "")
-        parsed = text.try_cast("double")
+        parsed = F.when(text.rlike(_NUMBER), text).try_cast("double")  # Spark takes `5f` and `5d`, too
         return F.when(empty, F.lit(None).cast("double")).otherwise(F.coalesce(parsed, F.lit(float("nan"))))
     if isinstance(kind, NumericType | BooleanType):
         return F.col(quoted(column)).cast("double")
