@@ -27,7 +27,7 @@ _SCHEMAS = re.compile(
     r"Initial schema:\s*(.+?)\s*Schema that cannot be merged with the initial schema:\s*(.+?)\.?\s*SQLSTATE",
     re.DOTALL,
 )
-_FIELD = re.compile(r"`?([^`<>,:]+)`?: ([A-Z_]+)")
+_FIELD = re.compile(r"`?([^`<>,: ]+)`?: ([A-Z_]+)")
 _CAUSE = re.compile(r"^Caused by: [\w.$]+: (.+)$", re.MULTILINE)
 # SQLSTATE classes that blame the data or the text of a view: data exceptions, constraint violations,
 # syntax and names, limits, subqueries of several rows, what a view raises itself, and Spark's and Delta's own

@@ -106,7 +106,9 @@ def test_weights_that_no_graph_can_hold_are_named(spark: SparkSession, tmp_path:
 def test_nothing_in_the_window_and_a_model_without_features(spark: SparkSession, tmp_path: Path) -> None:
     config = config_of(tmp_path, "item,user,w,at\na,x,1,2031-01-01\n", "item,price\na,1\n")
     update = {"items": config.items.model_copy(update={"numeric": ()})} if config.items else {}
-    bare = Config.model_validate(config.model_copy(update=update).model_dump() | {"model": {}})
+    bare = Config.model_validate(
+        config.model_copy(update=update).model_dump() | {"model": {"architecture": "pinsage"}}
+    )
     problems, counts = report(spark, bare, DAY)
     assert [p.section for p in problems] == ["model"]
     assert counts[:2] == ["interactions read: 1", "out of the window: 1"]

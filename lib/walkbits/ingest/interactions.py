@@ -164,7 +164,7 @@ def check_events(judged: DataFrame, spec: Events, section: str, max_quarantined:
             name = getattr(spec, setting)
             told.append(f"{section}.{name} must be {rule}, got {count} other rows, e.g. {example}")
     if told:
-        raise InputError(f"{'; '.join(told)}; mend or filter them at their source")
+        raise InputError(f"{'; '.join(told)}; fix or filter them at their source")
     good = next((row for row in rows if row["reason"] is None), None)
     if good is not None and "low" in good and good["low"] is not None:
         _check_range(good["low"]["weight"], good["high"]["weight"], good["low"]["row"], section)
@@ -180,7 +180,7 @@ def _check_range(low: float, high: float, example: str, section: str) -> None:
     if low < unit:
         raise InputError(
             f"{section}.weight: positive weights must be at least {unit:g} beside the largest, {high:g}, got "
-            f"{low:g}, e.g. {example}; mend the smallest or the largest at their source"
+            f"{low:g}, e.g. {example}; fix the smallest or the largest at their source"
         )
 
 

@@ -183,7 +183,7 @@ def check_nodes(nodes: DataFrame, spec: NodeTable, section: str, max_quarantined
             example = min(row[f"example_{i}"] for row in found if row[f"bad_{i}"])
             raise InputError(
                 f"{section}.{column} must be finite or null, got {count} other rows, e.g. {example}; "
-                "mend them at their source"
+                "fix them at their source"
             )
     check_set_aside(section, {row["reason"]: row["rows"] for row in found}, max_quarantined)
     repeated = usable(nodes).groupBy("id").count().where(F.col("count") > 1)

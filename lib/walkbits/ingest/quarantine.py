@@ -26,7 +26,7 @@ def check_set_aside(source: str, reasons: Mapping[str | None, int], max_quaranti
         listed = ", ".join(f"{rows} x {reason}" for reason, rows in sorted(broken.items()))
         raise InputError(
             f"ingest.max_quarantined: at most {max_quarantined:g} of the {source} may be set aside, got "
-            f"{sum(broken.values())} of {total} ({listed}); mend them at their source or raise the limit"
+            f"{sum(broken.values())} of {total} ({listed}); fix them at their source or raise the limit"
         )
 
 

@@ -92,7 +92,7 @@ def _format(spark: SparkSession, source: Source, name: str) -> str:
         return list(system.listStatus(folder)) if system.getFileStatus(folder).isDirectory() else []
 
     if not system.exists(path):
-        raise InputError(f"{name}.path must exist, got '{source.path}'; mend the path in the config")
+        raise InputError(f"{name}.path must exist, got '{source.path}'; fix the path in the config")
     metadata = jvm.org.apache.hadoop.fs.Path(path, "metadata")
     marks = {
         "Hudi": holds(path, ".hoodie"),
@@ -108,12 +108,12 @@ def _format(spark: SparkSession, source: Source, name: str) -> str:
     if holds(path, _LOG):
         if source.format == "csv":
             raise InputError(
-                f"{name}.format must be delta for a Delta table, got csv for '{source.path}'; mend the config"
+                f"{name}.format must be delta for a Delta table, got csv for '{source.path}'; fix the config"
             )
         return "delta"
     if source.format == "delta":
         raise InputError(
-            f"{name}.format must be that of the files, got delta for '{source.path}' without {_LOG}; mend "
+            f"{name}.format must be that of the files, got delta for '{source.path}' without {_LOG}; fix "
             "the path or the format"
         )
     above = path.makeQualified(system.getUri(), system.getWorkingDirectory()).getParent()
@@ -142,10 +142,10 @@ def _is_value(status: Any) -> bool:
 
 
 def _check_files(spark: SparkSession, path: str, name: str) -> None:
-    """Refuse a folder with files that Spark leaves out in silence: empty ones, and those of another depth.
+    """Refuse a folder with files that Spark leaves out in silence: those of another depth than the first.
 
     Raises:
-        InputError: names such a file.
+        InputError: names two of them.
     """
     jvm: Any = spark._jvm
     folder = jvm.org.apache.hadoop.fs.Path(path)
@@ -154,31 +154,20 @@ def _check_files(spark: SparkSession, path: str, name: str) -> None:
         return
     top = folder.makeQualified(system.getUri(), system.getWorkingDirectory()).toString()
     reader = spark.read.format("binaryFile").option("__globPaths__", "false")
-    files = reader.option("recursiveFileLookup", "true").load(path).select("path", "length")
-    files = files.where(~F.col("path").endswith("_$folder$"))  # markers of object stores
+    files = reader.option("recursiveFileLookup", "true").load(path).select("path")
     folders = F.regexp_replace(F.expr(f"substring(path, {len(top) + 2})"), "[^/]*$", "")
     shapes = (
         files.groupBy(F.regexp_replace(folders, "=[^/]*", "").alias("shape"))
-        .agg(
-            F.min("path").alias("file"),
-            F.min(F.when(F.col("length") == 0, F.col("path"))).alias("empty"),
-            F.bool_or(folders.rlike("(^|/)[^=/]+/")).alias("plain"),
-        )
+        .agg(F.min("path").alias("file"), F.bool_or(folders.rlike("(^|/)[^=/]+/")).alias("plain"))
         .orderBy("shape")
         .limit(2)
         .collect()
     )
-    for shape in shapes:
-        if shape["empty"] is not None:
-            raise InputError(
-                f"{name}: every file must be whole, got '{shape['empty']}' without a byte; remove it"
-            )
-        if shape["plain"] or len(shapes) > 1:
-            raise InputError(
-                f"{name}.path: all files must lie in the folder, or in folders `column=value` of the same "
-                f"columns, got {' and '.join(repr(one['file']) for one in shapes)}; give each a folder of "
-                "its own"
-            )
+    if len(shapes) > 1 or any(shape["plain"] for shape in shapes):
+        raise InputError(
+            f"{name}.path: all files must be in the folder itself, or in folders `column=value` of the same "
+            f"columns, got {' and '.join(repr(one['file']) for one in shapes)}; give each a folder of its own"
+        )
 
 
 _NUMBER: Final = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
@@ -239,7 +228,7 @@ def require_columns(frame: DataFrame, columns: Sequence[str], name: str) -> None
     missing = [column for column in columns if column not in frame.columns]
     if missing:
         raise InputError(
-            f"{name}: columns {missing} must exist, got {frame.columns}; mend the column names in the config"
+            f"{name}: columns {missing} must exist, got {frame.columns}; fix the column names in the config"
         )
     folded = [column.lower() for column in frame.columns]
     several = [column for column in columns if folded.count(column.lower()) > 1]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
@@ -19,7 +20,7 @@ from walkbits.models.card import load_model
 from walkbits.runs.stage import Stage, StageRun
 from walkbits.schemas import FEATURES, NODES
 from walkbits.stages import reuse
-from walkbits.stages.ingest_graph import CONTENTS, check_nodes_unchanged, read_inputs
+from walkbits.stages.ingest_graph import CONTENTS, Inputs, check_nodes_unchanged, read_inputs
 from walkbits.tables.store import Written
 from walkbits.types import NodeType
 
@@ -35,9 +36,20 @@ def learn_anew(context: StageRun) -> list[Written]:
 
 
 def _build(context: StageRun, donor: str | None) -> list[Written]:
+    """The features of all nodes; rows of their tables that came in since ingest went unjudged."""
+    inputs = read_inputs(context.spark, context.config, context.run.ds)
+    try:
+        written = _of_inputs(context, donor, inputs)
+    except PySparkException:  # what went unjudged may be what it fails over
+        check_nodes_unchanged(inputs, context)
+        raise
+    check_nodes_unchanged(inputs, context)
+    return written
+
+
+def _of_inputs(context: StageRun, donor: str | None, inputs: Inputs) -> list[Written]:
     config, store = context.config, context.store
     reuse.record(context, donor)
-    inputs = read_inputs(context.spark, config, context.run.ds)
     layouts = {one: layout_of(config.features, table, one) for one, table in config.node_tables.items()}
     described = [one for one, layout in layouts.items() if layout]
     keys = {one: _keys(context, one) for one in described}
@@ -63,8 +75,6 @@ def _build(context: StageRun, donor: str | None) -> list[Written]:
         )
         for one in described
     ]
-    if inputs.nodes:
-        check_nodes_unchanged(inputs, context)  # at the end: nothing that came in meanwhile went unjudged
     learned_numbers = sum(one.size for one in space.learned.values())
     return [*written, context.artifact_written(reuse.SPACE, learned_numbers)]
 

@@ -237,6 +237,8 @@ def check_nodes_unchanged(inputs: Inputs, context: StageRun) -> None:
     Raises:
         InputError: names the tables.
     """
+    if not inputs.nodes:
+        return
     ingested = json.loads(read_bytes(context.artifacts(CONTENTS) / _CONTENTS_FILE))
     with data_errors("inputs"):
         found = contents_of({SECTIONS[node_type]: rows for node_type, rows in inputs.nodes.items()})
