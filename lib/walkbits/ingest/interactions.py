@@ -69,7 +69,11 @@ def select_events(frame: DataFrame, spec: Events, ds: date, section: str) -> Dat
 
 
 def judged_events(frame: DataFrame, spec: Events, ds: date, section: str, **more: Column) -> DataFrame:
-    """All rows: item_id, context_id, columns of `more`, time TIMESTAMP, day BIGINT, in_window, reason, broken, row.
+    """All rows with what is wrong with each.
+
+    Returns:
+        (item_id, context_id, the columns of `more`, time TIMESTAMP, day BIGINT, in_window BOOLEAN, reason,
+        broken, row STRING).
 
     `reason` says what is missing from a row, which can be set aside; `broken` names the setting whose
     column holds what stops the run. A row without a readable time counts as within the window, so
