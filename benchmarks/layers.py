@@ -32,7 +32,7 @@ from pyspark.sql import functions as F
 from walkbits.inference.layers import infer
 from walkbits.inference.references import References, open_slots
 from walkbits.models.base import Shapes
-from walkbits.models.card import Card, LoadedModel
+from walkbits.models.card import Card, LoadedModel, new_nodes_of
 from walkbits.models.pinsage import PinSage
 from walkbits.rng import draw, uniform
 from walkbits.runs.cost import cost, spark_stages
@@ -114,7 +114,7 @@ def model() -> LoadedModel:
     digest = "0" * 64
     card = Card(
         network=network, feature_schema=digest, config_hash=digest, data_run="", metrics={},
-        weights_sha256=digest,
+        weights_sha256=digest, new_nodes=new_nodes_of(network),
     )  # fmt: skip
     return LoadedModel(card, {name: tensor.detach().numpy() for name, tensor in module.weights.items()})
 

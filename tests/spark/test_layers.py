@@ -21,7 +21,7 @@ from walkbits.errors import InputError, WalkbitsError
 from walkbits.inference.layers import Inferred, infer
 from walkbits.models import parse_model
 from walkbits.models.base import ModelSettings, Shapes
-from walkbits.models.card import Card, LoadedModel, load_model, save_model
+from walkbits.models.card import Card, LoadedModel, load_model, new_nodes_of, save_model
 from walkbits.models.pinsage import PinSage
 from walkbits.network.declaration import Network
 from walkbits.schemas import EMBEDDINGS, REPRESENTATIONS
@@ -55,6 +55,7 @@ def loaded(network: Any, weights: dict[str, np.ndarray]) -> LoadedModel:
         data_run="20260101-00000000-a1",
         metrics={},
         weights_sha256="0" * 64,
+        new_nodes=new_nodes_of(network),
     )
     return LoadedModel(card, weights)
 

@@ -20,7 +20,7 @@ from walkbits.arrays.places import Place, Remote, place_of
 from walkbits.inference import layers
 from walkbits.inference.convolving import Convolve, ConvolveBlock
 from walkbits.models.base import Shapes
-from walkbits.models.card import Card, LoadedModel
+from walkbits.models.card import Card, LoadedModel, new_nodes_of
 from walkbits.models.pinsage import PinSage
 from walkbits.settings import Inference
 from walkbits.tables.rows import Rows, union_of
@@ -61,6 +61,7 @@ def embeddings(spark: SparkSession, folder: Path, artifacts: Place, budget: str)
         data_run="",
         metrics={},
         weights_sha256=digest,
+        new_nodes=new_nodes_of(network),
     )
     features = [(node, row.astype("<f4").tobytes()) for node, row in enumerate(graph.features)]
     rows = [(node, *map(packed, row)) for node, row in enumerate(graph.rows)]
