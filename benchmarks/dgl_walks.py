@@ -42,7 +42,7 @@ def main() -> None:
         seconds = []
         for _ in range(3):
             began = time.perf_counter()
-            for batch in starts.split(size):
+            for batch in torch.split(starts, size):
                 sampler(batch)
             seconds.append(time.perf_counter() - began)
         rates[size] = len(starts) / statistics.median(seconds)

@@ -13,6 +13,7 @@ import json
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -55,7 +56,7 @@ def write_edges(csr: BipartiteCsr, path: str) -> None:
 
 def walk(spark: SparkSession, edges: DataFrame, num_walks: int, steps: int, folder: str) -> int:
     """How many walks of so many steps GraphFrames made."""
-    jvm = spark._jvm
+    jvm: Any = spark._jvm
     nodes = edges.select(F.col("src").alias("id")).distinct()
     graph = jvm.org.graphframes.GraphFrame.apply(nodes._jdf, edges._jdf)
     walks = jvm.org.graphframes.rw.RandomWalkWithRestart()

@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -28,6 +29,7 @@ import pyarrow as pa
 import torch
 from measure import Figures, PeakMemory, drop_files, seconds
 from numpy.typing import NDArray
+from pydantic import ByteSize
 from pyspark.sql import functions as F
 from walkbits.inference.layers import infer
 from walkbits.inference.references import References, open_slots
@@ -39,11 +41,12 @@ from walkbits.runs.cost import cost, spark_stages
 from walkbits.schemas import EMBEDDINGS, FEATURES, NEIGHBORHOODS, NODES, REPRESENTATIONS
 from walkbits.session import get_session
 from walkbits.settings import Inference
-from walkbits.stages.infer_layers import features_of_nodes, neighborhoods, with_external_ids
+from walkbits.stages.infer_layers import as_embeddings, features_of_nodes
 from walkbits.tables.rows import Rows
 from walkbits.tables.store import Store
 from walkbits.tables.vectors import binary_array, float_lists, read_lists, read_vectors
 from walkbits.training.module import Module
+from walkbits.types import NodeType
 
 WIDTH: Final = 128
 T: Final = 50
@@ -176,6 +179,11 @@ class Committed:
         return self.store.scan(REPRESENTATIONS, ("node", "representation"), **where)
 
 
+def neighborhoods(store: Store, run_id: str, relation: str) -> Rows:
+    """Of the table."""
+    return store.scan(NEIGHBORHOODS, ("node", "neighbors", "visits"), run_id=run_id, relation=relation)
+
+
 def engine(
     store: Store, num_nodes: int, inputs: str, inference: Inference, run_id: str | None = None
 ) -> dict[str, float]:
@@ -188,18 +196,21 @@ def engine(
     folder, layers = Path(store.root) / "_layers", Committed(store, run_id)
     group = f"layers {run_id}"
     store.spark.sparkContext.setJobGroup(group, group)
-    pinsage, counts = model(), {"item": num_nodes}
+    pinsage = model()
+    counts: dict[NodeType, int] = {"item": num_nodes}
     inferred = infer(
         store.spark,
         pinsage,
         features_of_nodes(store, inputs, pinsage.card.network, counts),
         counts,
-        lambda relation: neighborhoods(store, inputs, relation),
+        lambda update: neighborhoods(store, inputs, update.relation),
         inference,
         folder,
         layers,
     )
-    named = with_external_ids(store, inputs, inferred.parts, counts, folder / "names")
+    nodes = store.scan(NODES, ("node_id", "external_id"), run_id=inputs)
+    score = pinsage.card.network.score
+    named = as_embeddings(nodes, inferred.parts, counts, score, folder / "graph", folder / "names")
     store.write_rows(EMBEDDINGS, named, run_id)
     marks = [*layers.marks, time.perf_counter()]
     inferred.model_rows.check()
@@ -225,7 +236,7 @@ def message_effect(store: Store, num_nodes: int, inputs: str) -> dict[str, float
     """What fp16 messages change when all are shuffled: recall of each node's 50 nearest, bits that flip."""
     seen = {}
     for dtype in ("fp32", "fp16"):
-        engine(store, num_nodes, inputs, Inference(cache_bytes=0, message_dtype=dtype), dtype)
+        engine(store, num_nodes, inputs, Inference(cache_bytes=ByteSize(0), message_dtype=dtype), dtype)
         table = (
             store.read(EMBEDDINGS, run_id=dtype).select("node_id", "embedding").toArrow().sort_by("node_id")
         )
@@ -326,7 +337,7 @@ def main() -> None:
             if size != n:
                 write_tables(store, size, inputs)
             engine(store, size, inputs, whole)
-            grown = warm(lambda size=size, inputs=inputs: engine(store, size, inputs, whole), args.runs)
+            grown = warm(partial(engine, store, size, inputs, whole), args.runs)
             per_node[size] = (grown["inner"] + grown["last"]) / size
             record(**{f"us_per_node_{size}": per_node[size] * 1e6})
         record(growth_max=max(per_node.values()) / min(per_node.values()))
@@ -335,7 +346,7 @@ def main() -> None:
         record(join_sample_s=large, join_full_s=full, vs_join_plan=full / base["inner"])
         for name, budget in (("half", n * WIDTH * 2), ("zero", 0)):
             with PeakMemory() as peak:
-                part = engine(store, n, "bench", Inference(cache_bytes=budget))
+                part = engine(store, n, "bench", Inference(cache_bytes=ByteSize(budget)))
             record(**{
                 f"{name}_budget_s": part["inner"] + part["last"],
                 f"{name}_budget_ratio": part["shuffled"] / naive,

@@ -24,6 +24,7 @@ from measure import ROOT, machine
 from quality_data import DATA_SETS, DataSet
 from walkbits.config_file import parse_yaml
 from walkbits.evaluation.protocol import evaluate
+from walkbits.settings import RankingMetric
 
 RESULTS = ROOT / "benchmarks" / "results" / "quality.json"
 PAGE = ROOT / "docs" / "results.md"
@@ -37,7 +38,7 @@ GROUPS = {
 }  # fmt: skip
 """Contenders that the page also shows side by side."""
 KS = (20,)
-METRICS = ("recall", "ndcg", "coverage")
+METRICS: tuple[RankingMetric, ...] = ("recall", "ndcg", "coverage")
 
 
 def chosen_on(data: DataSet, contender: Contender) -> Settings:

@@ -151,11 +151,11 @@ def _given(name: str, *files: str) -> Split:
     users, user = np.unique(both["user_id"].to_numpy(), return_inverse=True)
     items, item = np.unique(both["item_id"].to_numpy(), return_inverse=True)
     cut = train.num_rows
-    sides = (
+    known, held_out = (
         Edges(user[part], item[part], len(users), len(items), None, users, items)
         for part in (slice(cut), slice(cut, None))
     )
-    return Split.given(*sides)
+    return Split.given(known, held_out)
 
 
 def _movielens() -> Edges:

@@ -281,7 +281,7 @@ def measure_join_plan(spark: SparkSession, csr: BipartiteCsr, scratch: Path) -> 
         )
         ranked.write.format("noop").mode("overwrite").save()
 
-    threshold = spark.conf.get("spark.sql.autoBroadcastJoinThreshold")
+    threshold = spark.conf.get("spark.sql.autoBroadcastJoinThreshold") or ""
     spark.conf.set("spark.sql.autoBroadcastJoinThreshold", -1)  # the edges outgrow a broadcast
     walk(out.num_nodes // 50)
     spent = median(lambda: walk(out.num_nodes), 1)

@@ -51,7 +51,9 @@ def run(context: StageRun) -> list[Written]:
             layers=layers,
             node_keys=lambda node_type: node_keys(context, node_type, counts),
         )
-        named = as_embeddings(context, inferred.parts, counts, model.card.network.score, scratch / "names")
+        nodes = store.scan(NODES, ("node_id", "external_id"), run_id=run_id)
+        score, graph = model.card.network.score, context.artifacts(GRAPH)
+        named = as_embeddings(nodes, inferred.parts, counts, score, graph, scratch / "names")
         embeddings = store.write_rows(EMBEDDINGS, named, run_id)
         inferred.model_rows.check()
     seen = inferred.model_rows.seen()
@@ -203,19 +205,25 @@ def load_run_model(context: StageRun) -> LoadedModel:
 
 
 def as_embeddings(
-    context: StageRun, parts: Sequence[Rows], counts: Mapping[NodeType, int], score: Score, folder: Place
+    nodes: Rows,
+    parts: Sequence[Rows],
+    counts: Mapping[NodeType, int],
+    score: Score,
+    graph: Place,
+    folder: Place,
 ) -> list[Rows]:
     """The engine's rows as those of the embeddings table.
 
     Args:
+        nodes: node_id and external_id of every node.
         counts: Nodes per type.
         score: How the model's embeddings are compared.
+        graph: Where the items' degrees are, for the prior.
         folder: Scratch space for the external ids, to be removed after the rows are written.
     """
-    nodes = context.store.scan(NODES, ("node_id", "external_id"), run_id=context.run_id)
     names = ExternalIds.write(nodes, sum(counts.values()), folder)
-    graph = context.artifacts(GRAPH) if score.prior else None
-    row = _EmbeddingRow(names, counts["item"], graph, score.temperature * score.prior)
+    weight = score.temperature * score.prior
+    row = _EmbeddingRow(names, counts["item"], graph if weight else None, weight)
     return [part.then(row.run, row.schema) for part in parts]
 
 
