@@ -108,7 +108,9 @@ def test_a_cluster_commits_the_bits_of_local_mode(master: str, tmp_path: Path) -
     # The cluster's executors copy what they map, and walk in shards: neither may change a bit.
     far = (tmp_path / "far").as_uri()
     on_cluster = run_day(tmp_path / "cluster", master, f"artifacts={far}", "walks.plan=sharded")
-    assert {path.name for path in (tmp_path / "far").glob("*/*")} == {"graph", "model"}
+    (run,) = (tmp_path / "far").glob("*/*")  # <root's part>/<run>
+    stored = {path.relative_to(run).parts[0] for path in run.rglob("*") if path.is_file()}
+    assert stored == {"feature_space", "graph", "inputs", "model"}
     assert not [*(tmp_path / "cluster" / "root").glob("_*")]
     assert {stage for stage, *_ in on_cluster} >= {"ingest_graph", "build_index", "publish_run"}
     assert run_day(tmp_path / "local", "local[2,4]") == on_cluster

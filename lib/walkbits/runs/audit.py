@@ -6,8 +6,9 @@ Every rule gives one sentence when it is broken; all broken rules are reported t
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import reduce
+from typing import TypeVar
 
 from py4j.protocol import Py4JError
 from pyspark.errors import PySparkException
@@ -21,7 +22,7 @@ from walkbits.index.codes import codes_from_embeddings
 from walkbits.models.card import Card
 from walkbits.network.declaration import Network
 from walkbits.runs.geometry import code_health, geometry
-from walkbits.runs.log import metric
+from walkbits.runs.log import logged_stages, metric, outputs_of
 from walkbits.runs.pointer import Pointer
 from walkbits.schemas import CODES, EMBEDDINGS, ITEM, LSH_BUCKETS, NODES, RELATED, TABLES
 from walkbits.settings import Audit
@@ -32,6 +33,7 @@ from walkbits.tables.store import Store, Written
 
 LOG = logging.getLogger("walkbits")
 
+T = TypeVar("T")
 Figures = dict[str, tuple[float, str]]
 """Name -> (value, unit), as `run_metrics` holds them."""
 
@@ -66,21 +68,23 @@ def audit(
     figures |= geometry(store, run_id, config.seed, num_items)
     figures |= code_health(store, run_id, config.index.lsh_bits, config.seed, num_items)
     if live is not None and live.model_version == card.model_version:
-        figures |= _drift_if_readable(store, config, run_id, live.run_id)
+        figures |= _if_readable(live.run_id, lambda: _drift(store, config, run_id, live.run_id)) or {}
     before = None if live is None else metric(store, live.run_id, "audit_run", "bucket_recall")
     return figures, [*broken, *gates(figures, before, config.audit)]
 
 
-def _drift_if_readable(store: Store, config: Config, run_id: str, live_id: str) -> Figures:
-    """`_drift`, or nothing where a file of the published run is lost, which the next day must replace."""
+def _if_readable(live_run_id: str, read: Callable[[], T]) -> T | None:
+    """What the published run's tables say; None where a file of theirs is lost, so that the next day can
+    replace it.
+    """
     try:
-        return _drift(store, config, run_id, live_id)
+        return read()
     except (PySparkException, Py4JError) as error:
         known = recognised(error)
         if not isinstance(known, InputError):
             raise
-        LOG.warning("run=%s state=damaged: the published run gives no drift figures: %s", live_id, known)
-        return {}
+        LOG.warning("run=%s state=damaged: the published run cannot be compared with: %s", live_run_id, known)
+        return None
 
 
 def gates(figures: Figures, recall_before: float | None, rules: Audit) -> Iterator[str]:
@@ -291,11 +295,18 @@ def _related(store: Store, run_id: str, num_items: int, num_related: int) -> Ite
 def _no_loss(store: Store, found: Committed, live_run_id: str, rules: Audit) -> Iterator[str]:
     """A run that lost much of what is live is not published over it."""
     tables = (NODES, EMBEDDINGS)
-    names = [
-        store.read(table, run_id=live_run_id).select(F.lit(table.name).alias("name")) for table in tables
-    ]
-    counted = reduce(DataFrame.union, names).groupBy("name").agg(F.count(F.lit(1))).collect()
-    live = {row[0]: row[1] for row in counted}
+
+    def counted() -> dict[str, int]:
+        names = [
+            store.read(table, run_id=live_run_id).select(F.lit(table.name).alias("name")) for table in tables
+        ]
+        rows = reduce(DataFrame.union, names).groupBy("name").agg(F.count(F.lit(1))).collect()
+        return {row[0]: row[1] for row in rows}
+
+    live = _if_readable(live_run_id, counted)
+    if live is None:
+        outputs = outputs_of(logged_stages(store, live_run_id), tables)
+        live = {parse_output(one.output)[0]: one.rows for one in outputs}
     for table in tables:
         new, before = found[table.name][0], live.get(table.name, 0)
         if new < (1 - rules.max_row_drop) * before:
