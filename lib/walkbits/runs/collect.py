@@ -53,11 +53,11 @@ def drop_runs(store: Store, run_ids: list[str]) -> list[Table]:
     return touched
 
 
-def remove_folder(spark: SparkSession, path: str) -> None:
-    """Delete what Spark wrote outside the tables, if it is there."""
+def remove_folder(spark: SparkSession, path: str, recursive: bool = True) -> None:
+    """Delete what Spark wrote outside the tables, if it is there; unless `recursive`, an empty folder."""
     jvm: Any = spark._jvm
     folder = jvm.org.apache.hadoop.fs.Path(path)
-    folder.getFileSystem(spark._jsparkSession.sessionState().newHadoopConf()).delete(folder, True)
+    folder.getFileSystem(spark._jsparkSession.sessionState().newHadoopConf()).delete(folder, recursive)
 
 
 LOGS = (RUNS, STAGE_LOG, RUN_METRICS, PUBLICATIONS, LEASES)

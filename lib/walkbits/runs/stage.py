@@ -120,6 +120,8 @@ class StageRun:
             yield folder
         finally:
             remove_folder(self.spark, folder)
+            with suppress(Py4JError):  # another driver of the run works there
+                remove_folder(self.spark, self.store.scratch(self.run_id), recursive=False)
 
     def artifact_written(self, name: str, rows: int) -> Written:
         """Describe a finished artifact folder for the stage log."""
