@@ -21,7 +21,7 @@ setup: ## Create .venv from the lock, find or install Java, resolve the Delta ja
 demo: setup ## Run a whole day on real baskets and show related products
 	@$(ACTIVATE); python -m walkbits.tools.demo prepare
 	@$(ACTIVATE); spark-submit jobs/run_daily.py --config conf/demo.yaml --ds $(DEMO_DS) 2> >($(NO_NOTICE) >&2)
-	@$(ACTIVATE); python -m walkbits.tools.demo show
+	@$(ACTIVATE); python -m walkbits.tools.demo show 2> >($(NO_NOTICE) >&2)
 
 test-unit: setup ## Run the tests that need no Spark
 	@$(ACTIVATE); $(PYTEST) tests/unit $(ARGS)
