@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, NonNegativeInt, SerializeAsAny, mod
 
 from walkbits.input_settings import Contexts, Impressions, Interactions, Items, NodeTable
 from walkbits.models import DEFAULT, architectures, parse_model
-from walkbits.models.base import ModelSettings
+from walkbits.models.base import NO_SHAPES, ModelSettings
 from walkbits.settings import (
     Audit,
     Evaluation,
@@ -68,8 +68,9 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _codes_are_as_wide_as_the_model(self) -> Config:
-        learned, widest = self.model.learned_bits, max(self.index.code_bits)
-        if learned is not None and learned < widest:
+        network, widest = self.model.network(NO_SHAPES), max(self.index.code_bits)
+        learned = network.embedding_size("item")
+        if network.learned_codes and learned < widest:
             raise ValueError(
                 f"index.code_bits may be at most the {learned} bits that '{self.model.architecture}' learns, "
                 f"got {widest}; raise model.code_bits or lower index.code_bits"

@@ -13,6 +13,7 @@ from walkbits.arrays.places import exists
 from walkbits.config_file import load_config
 from walkbits.index.codes import encode, rotation
 from walkbits.models import architectures
+from walkbits.models.base import NO_SHAPES
 from walkbits.schemas import CODES, EDGES, EMBEDDINGS, PUBLICATIONS, RUN_METRICS
 from walkbits.stages import daily
 
@@ -53,7 +54,7 @@ def test_a_day_runs_from_a_models_file(spark: SparkSession, tmp_path: Path, arch
     assert counts == {"item": world.NUM_ITEMS, "context": world.NUM_CONTEXTS}
     vectors = np.array([row.embedding for row in rows])
     assert len(np.unique(vectors.round(6), axis=0)) > world.NUM_ITEMS
-    learned = config.model.learned_bits is not None
+    learned = config.model.network(NO_SHAPES).learned_codes
     for bits in config.index.code_bits:
         made_by = None if learned else rotation(config.seed, vectors.shape[1], bits)
         code, scale = encode(

@@ -97,11 +97,6 @@ class ModelSettings(Section):
         raise AssertionError(f"{type(self).__name__} must say how it is trained")
 
     @property
-    def learned_bits(self) -> int | None:
-        """Width of the code that it learns; None where codes are made of its embeddings afterwards."""
-        return None
-
-    @property
     def score(self) -> Score:
         """How its embeddings are compared."""
         return Score(temperature=self.temperature, prior=self.prior)

@@ -40,11 +40,6 @@ class HashGnn(ModelSettings):
     rank_margin: Annotated[float, Field(ge=0.0, le=1.0)] = 0.2
     """alpha: by how much a positive's probability should exceed a negative's."""
 
-    @property
-    def learned_bits(self) -> int:
-        """K."""
-        return self.code_bits
-
     def network(self, shapes: Shapes) -> Network:
         """Items and contexts; codes are the embeddings' signs."""
         types: tuple[NodeType, ...] = ("item", "context")
