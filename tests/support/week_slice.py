@@ -39,7 +39,7 @@ training: {{context_fraction: 1.0, epochs: 1, batch_size: 256, num_negatives: 32
 retrain: {{every_days: 7, below_cosine: 0.5}}
 inference: {{block_size: 64}}
 index: {{code_bits: [64], lsh_bits: 64, num_related: 5}}
-# Of two weeks of so few purchases the codes differ by a quarter.
+# So few purchases: a quarter of the bits differs from one day to the next.
 audit: {{max_bits_flipped: 0.4}}
 maintenance: {{keep_published: 2}}
 """

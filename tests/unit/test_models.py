@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -28,15 +27,6 @@ CPU = torch.device("cpu")
 SHORT = Training(epochs=2, batch_size=16, num_negatives=7, train_neighbors=4, context_fraction=1.0)
 
 each_model = pytest.mark.parametrize("model", MODELS, ids=lambda one: one.architecture)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Tiny tensors: threads that wait for each other cost more than they give."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def by_minibatch(

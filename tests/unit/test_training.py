@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -39,15 +38,6 @@ COMMUNITIES, PER_COMMUNITY, WIDTH = 20, 20, 16
 ITEMS = COMMUNITIES * PER_COMMUNITY
 SMALL = PinSage(hidden_size=32, embedding_size=32)
 SHORT = Training(epochs=2, batch_size=128, num_negatives=50, train_neighbors=5)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Tiny tensors: threads that wait for each other cost more than they give on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def planted(seed: int) -> tuple[np.ndarray, Neighborhoods, np.ndarray]:
