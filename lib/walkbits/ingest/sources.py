@@ -59,9 +59,8 @@ def read_source(spark: SparkSession, source: Source, name: str) -> DataFrame:
             reader = reader.option("versionAsOf", source.version)
         if kind == "parquet":
             _check_files(spark, source.path, name)
-            reader = reader.option(
-                "mergeSchema", "true"
-            )  # files that differ in a type are refused, in any order
+            # Files that differ in a type are refused, in any order.
+            reader = reader.option("mergeSchema", "true")
         with _setting(spark, "spark.sql.sources.partitionColumnTypeInference.enabled", "false"):
             frame = reader.load(source.path)
         return _with_nanoseconds(spark, frame) if kind == "parquet" else frame

@@ -189,9 +189,9 @@ def run(context: StageRun) -> list[Written]:
     with ExitStack() as stack:
         # Read once more since they were judged: what was added meanwhile must not come in unjudged.
         inputs = Inputs(
-            _kept(stack, read.interactions),
-            {node_type: _kept(stack, rows) for node_type, rows in read.nodes.items()},
-            None if read.impressions is None else _kept(stack, read.impressions),
+            kept(stack, read.interactions),
+            {node_type: kept(stack, rows) for node_type, rows in read.nodes.items()},
+            None if read.impressions is None else kept(stack, read.impressions),
         )
         contents = inputs.contents()
         _check_unchanged(contents, context)
@@ -201,17 +201,17 @@ def run(context: StageRun) -> list[Written]:
         good = judged.where(F.col("reason").isNull())
         unit, most = ingest.weight_unit(good), config.ingest.max_edge_weight
         context.measure({"weight_unit": (unit, "weight")})
-        edges = _kept(stack, ingest.aggregate_edges(good, most, unit))
+        edges = kept(stack, ingest.aggregate_edges(good, most, unit))
         ingest.check_edge_weights(edges, most, unit)
         core = k_core_edges(edges, config.ingest.k_core) if config.ingest.k_core else edges
-        items = _kept(stack, _indexed(inputs, core, ITEM))
-        contexts = _kept(stack, _indexed(inputs, core, CONTEXT))
+        items = kept(stack, _indexed(inputs, core, ITEM))
+        contexts = kept(stack, _indexed(inputs, core, CONTEXT))
         train = core
         if config.ingest.holdout is not None:
-            held_out = _kept(stack, ingest.hold_out(core, config.ingest.holdout, config.seed))
+            held_out = kept(stack, ingest.hold_out(core, config.ingest.holdout, config.seed))
             train = core.join(held_out, ["item_id", "context_id"], "left_anti")
             written.append(store.write(HOLDOUT, ingest.with_indices(held_out, items, contexts), run_id))
-        indexed = _kept(stack, ingest.with_indices(train.drop("time"), items, contexts))
+        indexed = kept(stack, ingest.with_indices(train.drop("time"), items, contexts))
         written.append(store.write(EDGES, indexed, run_id))
         if shown is not None:
             # What was also taken is no negative, held out or not.
@@ -225,9 +225,8 @@ def run(context: StageRun) -> list[Written]:
         aside += [set_aside(rows, SECTIONS[node_type]) for node_type, rows in inputs.nodes.items()]
         aside += [set_aside(shown, "impressions")] if shown is not None else []
         written.append(store.write(QUARANTINE, reduce(DataFrame.union, aside), run_id, allow_empty=True))
-        _check_unchanged(
-            inputs.contents(), context
-        )  # also where a lost executor made Spark read the sources again
+        # Also where a lost executor made Spark read the sources again.
+        _check_unchanged(inputs.contents(), context)
     return written
 
 
@@ -269,7 +268,7 @@ def _indexed(inputs: Inputs, core: DataFrame, node_type: str) -> DataFrame:
     return ingest.with_index(nodes, column)
 
 
-def _kept(stack: ExitStack, frame: DataFrame) -> DataFrame:
+def kept(stack: ExitStack, frame: DataFrame) -> DataFrame:
     """Hold a frame that is read several times on disk until the stack closes."""
     kept = frame.persist(StorageLevel.DISK_ONLY)
     stack.callback(kept.unpersist)

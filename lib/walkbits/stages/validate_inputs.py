@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Final, Unpack
@@ -20,7 +21,7 @@ from walkbits.ingest.times import RULE
 from walkbits.runs.stage import StageRun
 from walkbits.spark_errors import data_errors
 from walkbits.stages.daily import Day, open_day
-from walkbits.stages.ingest_graph import SECTIONS, check_features
+from walkbits.stages.ingest_graph import SECTIONS, check_features, kept
 from walkbits.types import NodeType
 
 EXAMPLES: Final = 5
@@ -57,6 +58,14 @@ def validate(spark: SparkSession, config: Config, **day: Unpack[Day]) -> StageRu
 
 def report(spark: SparkSession, config: Config, ds: date) -> tuple[list[Problem], list[str]]:
     """All problems of all inputs, and the counts of the graph as lines `name: value`."""
+    with ExitStack() as stack:
+        return _report(spark, config, ds, stack)
+
+
+def _report(
+    spark: SparkSession, config: Config, ds: date, stack: ExitStack
+) -> tuple[list[Problem], list[str]]:
+    """`report`; every input is read once and kept until `stack` closes."""
     problems: list[Problem] = []
     try:
         check_features(config)
@@ -69,7 +78,7 @@ def report(spark: SparkSession, config: Config, ds: date) -> tuple[list[Problem]
         section = SECTIONS[node_type]
         try:
             with data_errors(section):
-                rows = select_nodes(read_source(spark, spec, section), spec, section)
+                rows = kept(stack, select_nodes(read_source(spark, spec, section), spec, section))
                 problems += _of_rows(section, rows, _broken_nodes(spec.numeric))
                 problems += _repeated(section, rows)
         except WalkbitsError as error:
@@ -81,7 +90,8 @@ def report(spark: SparkSession, config: Config, ds: date) -> tuple[list[Problem]
     try:
         with data_errors("interactions"):
             source = read_source(spark, config.interactions, "interactions")
-            judged = ingest.with_reason(ingest.judged_interactions(source, config.interactions, ds), known)
+            events = ingest.judged_interactions(source, config.interactions, ds)
+            judged = kept(stack, ingest.with_reason(events, known))
             found = _of_rows("interactions", judged.where("in_window"), _broken_events())
             counts = _counts(judged, nodes)
             problems += [*found, *_of_weights(judged, config.ingest.max_edge_weight)]
