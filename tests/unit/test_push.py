@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from reference.walks import random_graph
+from walkbits.config_file import parse_yaml
+from walkbits.evaluation.rankers import graph_of
+from walkbits.evaluation.splits import Edges, Split
+from walkbits.evaluation.tables import rp3beta
 from walkbits.settings import Walks
 from walkbits.types import Relation
 from walkbits.walks.exact import exact_ppr
@@ -70,6 +76,32 @@ def test_a_small_epsilon_finds_the_exact_top() -> None:
     )
     assert found["overlap_at_t"] > 0.995
     assert found["mass_at_t"] == pytest.approx(1.0, abs=1e-4)
+
+
+def test_neighborhoods_of_item_pool_are_the_rows_of_rp3beta() -> None:
+    """Sampled ones of a few hundred visits are not: where an item meets thousands of others, chance picks T."""
+    file = Path(__file__).resolve().parents[2] / "conf" / "models" / "item_pool.yaml"
+    walks = Walks.model_validate(parse_yaml(file.read_text(encoding="utf-8"))["walks"])
+    random = np.random.default_rng(5)
+    likely = random.beta(0.5, 4, 80)  # a few items in most contexts, many in few
+    context, item = np.nonzero(random.random((120, 80)) < likely)
+    split = Split.leave_one_out(Edges(context, item, 120, 80), 1, 30, 3)
+    every = np.arange(80, dtype=np.int32)
+    indptr, neighbors, visits = neighborhoods_of(
+        graph_of(split, walks.context_weight_exponent), "item_from_item", every, walks, 0
+    )
+    alpha, beta = 1 - walks.context_weight_exponent, walks.popularity_penalty
+    table = rp3beta(split.train, alpha, beta, 80).toarray()
+    degree = np.maximum(split.popularity, 1.0)
+    for one in every:
+        own = slice(indptr[one], indptr[one + 1])
+        found, shares = neighbors[own], visits[own] / visits[own].sum()
+        assert len(found) == min(walks.num_neighbors, np.count_nonzero(table[one]))
+        # the penalty orders the list; a neighbor counts by its visits
+        exact = table[one] * degree**beta
+        np.testing.assert_allclose(shares, exact[found] / exact[found].sum(), atol=0.02)
+        left_out = np.delete(table[one], found)
+        assert table[one][found].min(initial=1) >= left_out.max(initial=0) - 0.02 * table[one].max()
 
 
 def test_options_of_walks_are_refused() -> None:
