@@ -17,7 +17,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--kind", choices=KINDS, default="flat", help="index to build (default: %(default)s)")
     parser.add_argument(
         "--score", choices=SCORES, default="item",
-        help="item: cosine between items; context: inner product + prior (default: %(default)s)",
+        help="item: as related does; context: inner product + prior (default: %(default)s)",
     )  # fmt: skip
     return parser
 

@@ -232,13 +232,13 @@ LSH_BUCKETS = Table(
 
 RELATED = Table(
     "related",
-    "For every item its nearest items by cosine of embeddings.",
+    "For every item its nearest items by the model's score between items.",
     (
         RUN_ID,
         Column("item_id", "STRING", "External id of the item"),
         RANK,
         Column("related_id", "STRING", "External id of the related item"),
-        Column("score", "FLOAT", "Cosine of the two embeddings"),
+        Column("score", "FLOAT", "Cosine of the embeddings x n / (n + support), n contexts of related_id"),
     ),
     key=("run_id", "item_id", "rank"),
     checks={"rank_positive": "rank >= 1"},

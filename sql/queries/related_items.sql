@@ -1,7 +1,7 @@
 -- Items most similar to one item, nearest first.
 --
 -- Parameters: item_id  external id of the item, e.g. '1029743'
--- Columns:    rank, related_id, name, score (inner product of the embeddings)
+-- Columns:    rank, related_id, name, score (cosine, less where few contexts hold the item)
 SELECT
     related.rank,
     related.related_id,

@@ -19,8 +19,10 @@ from walkbits.errors import ConfigError, EmptyInputError, InputError
 from walkbits.index.buckets import buckets_from_codes, buckets_of
 from walkbits.index.codes import codes_from_embeddings, encode, pack_bits, pack_bits_sql, rotation
 from walkbits.index.exact import QUERY_BLOCK, top_k
+from walkbits.index.matrices import Form, Supported, as_they_are
 from walkbits.index.nearest import Batch, Itself, Plan, nearest
 from walkbits.index.related import Seen, recommended_items, related_items
+from walkbits.network.arithmetic import supported
 from walkbits.settings import Index, Lsh
 from walkbits.tables.external_ids import ExternalIds
 from walkbits.tables.rows import Rows
@@ -115,12 +117,18 @@ def names(spark: SparkSession, folder: Place) -> ExternalIds:
 
 
 def related(
-    nodes: DataFrame, folder: Path, index: Index, num_items: int = NUM_ITEMS, size: int = SIZE
+    nodes: DataFrame,
+    folder: Path,
+    index: Index,
+    num_items: int = NUM_ITEMS,
+    size: int = SIZE,
+    scored: Form | None = None,
 ) -> tuple[DataFrame, Plan]:
     spark = nodes.sparkSession
     rows = Rows.of(items(nodes).select("node_id", "embedding"))
     named = names(spark, folder / "names")
-    found, plan = related_items(spark, rows, num_items, size, named, index, 3, place_of(str(folder)))
+    place = place_of(str(folder))
+    found, plan = related_items(spark, rows, num_items, size, named, index, 3, place, scored=scored)
     return found.to_frame(), plan
 
 
@@ -246,6 +254,23 @@ def test_a_small_catalogue_lists_all_others(
     assert sorted((row["item_id"], row["rank"]) for row in found.collect()) == sorted(
         (f"n{len(X) - node}", rank) for node in range(count) for rank in range(1, count)
     )
+
+
+@pytest.mark.parametrize("exact", ["always", "never"])
+def test_related_items_count_by_their_contexts(
+    spark: SparkSession, tmp_path: Path, exact: Literal["always", "never"]
+) -> None:
+    contexts = np.arange(NUM_ITEMS) % 23
+    indptr = tmp_path / "item_indptr.npy"
+    np.save(indptr, np.concatenate([[0], np.cumsum(contexts)]).astype(np.int32))
+    scored = Supported(as_they_are, place_of(str(indptr)), 10.0)
+    index = Index(num_related=10, exact=exact, target_recall=0.999)
+    lists, _ = related(embeddings(spark, 3), tmp_path, index, scored=scored)
+    itself = (np.arange(NUM_ITEMS + 1), np.arange(NUM_ITEMS))
+    x = X[:NUM_ITEMS]
+    expected = expected_lists(spark, *top_k(x, x * supported(contexts, 10.0)[:, None], 10, itself))
+    found = lists.join(expected.withColumnRenamed("score", "wanted"), ["item_id", "rank", "related_id"])
+    assert found.where("abs(score - wanted) < 1e-6").count() >= 0.99 * expected.count()
 
 
 def test_related_refuses_what_it_cannot_rank(spark: SparkSession, tmp_path: Path) -> None:

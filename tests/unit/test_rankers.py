@@ -12,6 +12,7 @@ from walkbits.evaluation import rankers, tables
 from walkbits.evaluation.rankers import Ranker
 from walkbits.evaluation.splits import Edges, Split
 from walkbits.index.codes import encode, project, rotation, unpack_bits
+from walkbits.network.arithmetic import supported
 
 ITEMS, CONTEXTS, K = 50, 90, 8
 
@@ -168,6 +169,25 @@ def test_embeddings_dot_cosine_prior_and_context_vectors(split: Split) -> None:
     expected = plainly(items, lambda q, h: wide @ wide[q] / lengths)
     for ranker, _ in cases:  # item to item is the cosine, whatever the other task's score
         np.testing.assert_array_equal(ranker.rank(items, K), expected)
+
+
+def test_support_weighs_between_items_alone(split: Split) -> None:
+    x = np.random.default_rng(1).standard_normal((ITEMS, 12)).astype(np.float32)
+    support = supported(split.popularity, 10.0)
+    np.testing.assert_allclose(support, split.popularity / (split.popularity + 10))
+    assert (supported(split.popularity, 0.0) == 1).all()
+    ranker, plain = rankers.Embedding("e", x, support=support), rankers.Embedding("e", x)
+    np.testing.assert_array_equal(ranker.rank(split, K), plain.rank(split, K))
+    items, wide = split.item_to_item(1), rankers.unit(x).astype(np.float64)
+    expected = plainly(items, lambda q, h: wide @ wide[q] * split.popularity / (split.popularity + 10))
+    np.testing.assert_array_equal(ranker.rank(items, K), expected)
+    r = rotation(5, 12, 64)
+    code, scale = encode(x, r)
+    weighed = (2.0 * unpack_bits(code) - 1) * (scale * support)[:, None]
+    queries, row = project(ranker.queries(items), r), iter(range(10**6))
+    expected = plainly(items, lambda q, h: weighed @ queries[next(row)])
+    asymmetric = rankers.Codes("asymmetric", ranker, code, scale, r, asymmetric=True)
+    assert (asymmetric.rank(items, K) == expected).mean() > 0.99  # fp32 against fp64
 
 
 @pytest.mark.parametrize("rotated", [True, False])

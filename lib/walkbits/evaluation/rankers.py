@@ -194,7 +194,7 @@ class Embedding:
         score(query, i) = <q, x_i> / temperature + prior_i      both of unit length where `cosine`
 
     q is the context's vector, or the (weighted) sum of its history's vectors where contexts have none.
-    Item to item, q is the item's own vector, scores are cosines, and the prior does not count.
+    Item to item, q is the item's own vector, scores are cosines times `support`, and no prior counts.
 
     Attributes:
         name: What the figures call it.
@@ -202,6 +202,7 @@ class Embedding:
         contexts: fp32 [contexts, d], or None.
         weights: fp32 [items] of a history's items; None sums them equally.
         prior: fp32 [items], e.g. log popularity; None is 0.
+        support: fp32 [items], what the cosine to an item counts; None is 1.
         cosine: Score context to item by the cosine.
         temperature: Divides the inner product.
     """
@@ -211,6 +212,7 @@ class Embedding:
     contexts: F32 | None = None
     weights: F32 | None = None
     prior: F32 | None = None
+    support: F32 | None = None
     cosine: bool = False
     temperature: float = 1.0
 
@@ -228,6 +230,8 @@ class Embedding:
         """See `Ranker`."""
         queries = self.queries(split)
         items = unit(self.items) if self.cosine or split.task == "item_to_item" else self.items
+        if self.support is not None and split.task == "item_to_item":
+            items = items * self.support[:, None]
         if self.prior is not None and split.task == "context_to_item":
             queries = np.hstack([queries, np.ones((len(queries), 1), np.float32)])
             items = np.hstack([items, self.prior.astype(np.float32)[:, None]])
@@ -275,6 +279,8 @@ class Codes:
             return top_k(signs(pack_bits(projected)), items, k, split.masked)[0]
         queries = projected.astype(np.float32)
         items *= self.scale[:, None]
+        if self.queried.support is not None and split.task == "item_to_item":
+            items *= self.queried.support[:, None]
         prior = self.queried.prior
         if prior is not None and split.task == "context_to_item":
             # Of a rotated code the score estimates 2/pi * code_bits / d of the float score (codes.py).

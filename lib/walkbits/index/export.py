@@ -4,9 +4,10 @@
     ids.json      external ids, in that order
     card.json     kind, score, width, run, sha256 of the other files
 
-Score `item` (item to items): unit vectors, so that inner products are cosines. Score `context` (context to
-items): each vector has the item's prior as one more coordinate, and a query a 1. Kind `binary` holds codes
-and compares them by Hamming distance.
+Score `item` (item to items): unit vectors times n / (n + support), for an item of n contexts and the support
+of the model's card, so that an inner product with a query of unit length is the score between items. Score
+`context` (context to items): each vector has the item's prior as one more coordinate, and a query a 1. Kind
+`binary` holds codes and compares them by Hamming distance.
 """
 
 from __future__ import annotations
@@ -30,7 +31,10 @@ KINDS: Final[tuple[Kind, ...]] = ("flat", "ivf", "hnsw", "binary")
 SCORES: Final[tuple[Score, ...]] = ("item", "context")
 
 QUERIES: Final = {
-    ("float", "item"): "inner product with a query of unit length: the cosine",
+    (
+        "float",
+        "item",
+    ): "inner product with a query of unit length: cosine x n / (n + support)",
     ("float", "context"): "inner product with (context's embedding, 1): inner product + the item's prior",
     ("binary", "item"): "Hamming distance to the query's code, bytes of little-endian 64-bit words",
 }

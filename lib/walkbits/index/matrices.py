@@ -9,12 +9,13 @@ from typing import ClassVar
 import numpy as np
 import pyarrow as pa
 
-from walkbits.arrays.mapped import ArrayWriter, create_matrix
+from walkbits.arrays.mapped import ArrayWriter, create_matrix, open_array
 from walkbits.arrays.places import Place
 from walkbits.arrays.positions import each_once, sums_of
 from walkbits.errors import EmptyInputError, InputError
 from walkbits.index.codes import vectors
 from walkbits.index.exact import lengths
+from walkbits.network.arithmetic import supported
 from walkbits.tables.rows import Batches, Rows
 from walkbits.types import F32
 
@@ -46,6 +47,27 @@ def with_prior(batch: pa.RecordBatch, embeddings: F32) -> F32:
 def with_one(_: pa.RecordBatch, embeddings: F32) -> F32:
     """One coordinate more, which is 1."""
     return np.column_stack([embeddings, np.ones(len(embeddings), np.float32)])
+
+
+@dataclass(frozen=True)
+class Supported:
+    """A form of items whose rows count by their contexts: products with the form's rows are `Score`s.
+
+    Attributes:
+        form: Of unit length.
+        indptr: Where each item's edges begin: int [items + 1], mapped.
+        support: kappa of the score between items.
+    """
+
+    form: Form
+    indptr: Place
+    support: float
+
+    def __call__(self, batch: pa.RecordBatch, embeddings: F32) -> F32:
+        """See `Form`."""
+        item, indptr = batch.column("node_id").to_numpy(), open_array(self.indptr)
+        contexts = (indptr[item + 1] - indptr[item]).astype(np.int64)
+        return self.form(batch, embeddings) * supported(contexts, self.support)[:, None]
 
 
 def write_matrix(rows: Rows, count: int, width: int, matrix: Place, form: Form, first: int = 0) -> float:

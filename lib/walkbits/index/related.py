@@ -11,7 +11,7 @@ from pyspark.sql import SparkSession
 from walkbits import settings
 from walkbits.arrays.mapped import open_array
 from walkbits.arrays.places import Place
-from walkbits.index.matrices import as_they_are, unit, with_one, with_prior, write_matrix
+from walkbits.index.matrices import Form, as_they_are, with_one, with_prior, write_matrix
 from walkbits.index.nearest import Batch, Itself, Plan, nearest
 from walkbits.tables.external_ids import ExternalIds
 from walkbits.tables.rows import Batches, Rows
@@ -28,9 +28,10 @@ def related_items(
     seed: int,
     folder: Place,
     *,
-    normalise: bool = False,
+    queried: Form = as_they_are,
+    scored: Form | None = None,
 ) -> tuple[Rows, Plan]:
-    """The `num_related` items of largest cosine with each item, itself excluded.
+    """The `num_related` items of largest inner product with each item, itself excluded.
 
     A catalogue of n <= num_related items gives n - 1 rows each.
 
@@ -39,8 +40,10 @@ def related_items(
         size: of an embedding.
         names: of the nodes.
         folder: scratch folder on storage that the driver and all executors reach; it must live
-            until the result has been written. Holds num_items * size * 4 bytes, twice for cells.
-        normalise: the embeddings are not of unit length.
+            until the result has been written. Holds num_items * size * 4 bytes, twice for cells, and as much
+            again with `scored`.
+        queried: makes an item's query of its embedding, of unit length.
+        scored: makes what queries are compared with; the queries themselves when left out.
 
     Returns:
         Rows of (item_id, rank, related_id, score), and how they were searched.
@@ -49,10 +52,13 @@ def related_items(
         EmptyInputError: no items.
         InputError: node_ids are not 0 to n - 1, or sizes differ.
     """
-    matrix = folder / "items.npy"
-    longest = write_matrix(items, num_items, size, matrix, unit if normalise else as_they_are)
+    matrix = queries = folder / "items.npy"
+    if scored is not None:
+        queries = folder / "queries.npy"
+        write_matrix(items, num_items, size, queries, queried)
+    longest = write_matrix(items, num_items, size, matrix, scored or queried)
     k = max(1, min(index.num_related, num_items - 1))
-    batch = Batch(matrix, matrix, num_items, num_items, longest, k, Itself())
+    batch = Batch(queries, matrix, num_items, num_items, longest, k, Itself())
     found, plan = nearest(spark, batch, index, seed, folder)
     schema = "item_id STRING, rank INT, related_id STRING, score FLOAT"
     return found.then(_Name(names, 0, ("item_id", "related_id")).run, schema), plan

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import Field, FiniteFloat, PositiveFloat
+from pydantic import Field, FiniteFloat, NonNegativeFloat, PositiveFloat
 
 from walkbits.network.declaration import Network, Score
 from walkbits.settings import NegativeSampling, Objective, Section
@@ -83,6 +83,9 @@ class ModelSettings(Section):
     """Divides scores in a softmax. 0.05 to 0.2 for unit vectors."""
     prior: FiniteFloat = 0.0
     """gamma: how much log P(item) a context-to-item score gains. 1 after an in-batch softmax."""
+    support: NonNegativeFloat = 0.0
+    """kappa: an item of n contexts is related to others by cosine * n / (n + kappa). 5 to 20 for vectors
+    learned from interactions, 0 for those of features."""
 
     def network(self, shapes: Shapes) -> Network:
         """The declaration that trainer and layer engine run.
@@ -99,7 +102,7 @@ class ModelSettings(Section):
     @property
     def score(self) -> Score:
         """How its embeddings are compared."""
-        return Score(temperature=self.temperature, prior=self.prior)
+        return Score(temperature=self.temperature, prior=self.prior, support=self.support)
 
 
 NO_SHAPES = Shapes({"item": 1, "context": 1}, {"item": 1, "context": 1})

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, FiniteFloat, PositiveFloat
+from pydantic import Field, FiniteFloat, NonNegativeFloat, PositiveFloat
 
 from walkbits.models.base import ModelSettings, Sgd, Shapes
 from walkbits.network.declaration import Dense, Input, Linear, Network, Output, Update
@@ -27,6 +27,9 @@ class ItemPool(ModelSettings):
     """Divides the cosine in the softmax. 0.05 to 0.15."""
     prior: FiniteFloat = 1.0
     """gamma: how much log P(item) a context-to-item score gains. 0.5 to 1."""
+    support: NonNegativeFloat = 10.0
+    """kappa: an item of n contexts is related to others by cosine * n / (n + kappa). 5 to 20; 0 where items
+    that no context holds yet are to be related to others by their features."""
     content: bool = False
     """Add a tower over the item's features to its row, so that new items have a vector of their own."""
     pooled_weight: PositiveFloat = 3.0

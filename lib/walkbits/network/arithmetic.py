@@ -85,6 +85,17 @@ def normalise(x: F32) -> F32:
     return np.asarray(x / norm[:, None], dtype=np.float32)
 
 
+def supported(contexts: I64, support: float) -> F32:
+    """What an item's cosine to others counts (`Score.support`): fp32 [items], n / (n + support).
+
+    Args:
+        contexts: int [items], n.
+        support: kappa; 0 counts every item fully.
+    """
+    n = contexts.astype(np.float64)
+    return (n / (n + support) if support else np.ones_like(n)).astype(np.float32)
+
+
 def pool_weights(indptr: I64, visits: I32, pool: Pool) -> F32:
     """What each neighbor counts in its neighborhood.
 

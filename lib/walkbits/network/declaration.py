@@ -170,13 +170,17 @@ class Score(Section):
     """How well an item fits a query: `<z_q, z_i> / temperature + prior * log p_i`.
 
     p_i is the item's share of all edges. In-batch softmax learns log P(i | q) - log P(i): the prior brings
-    the last term back at serving. Between two items the score is their cosine, without a prior.
+    the last term back at serving. Between two items the score is their cosine, without a prior, times
+    n / (n + support), n being the contexts of the item that is scored.
     """
 
     temperature: PositiveFloat = 1.0
     """As in the loss. 0.05 to 0.2 for unit vectors."""
     prior: FiniteFloat = 0.0
     """gamma: 1 after an in-batch softmax, 0 where the embedding's length holds the popularity."""
+    support: NonNegativeFloat = 0.0
+    """kappa: contexts at which a cosine counts half. An item of one context points where that context does,
+    by chance; a popular item would have many such neighbors. 0 leaves the cosine as it is."""
 
 
 class Network(Section):

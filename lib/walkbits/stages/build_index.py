@@ -7,6 +7,7 @@ from pyspark.sql import functions as F
 from walkbits.arrays.places import Place
 from walkbits.index.buckets import buckets_from_codes
 from walkbits.index.codes import codes_from_embeddings
+from walkbits.index.matrices import Supported, as_they_are, unit
 from walkbits.index.nearest import Plan
 from walkbits.index.related import Seen, recommended_items, related_items
 from walkbits.models.card import read_card
@@ -47,15 +48,16 @@ def _top_lists(context: StageRun, network: Network, scratch: Place) -> list[Writ
     def embedded(node_type: str) -> Rows:
         return store.scan(EMBEDDINGS, ("node_id", "embedding", "prior"), run_id=run_id, node_type=node_type)
 
+    form = as_they_are if network.outputs[ITEM].normalise else unit
+    support, graph = network.score.support, context.artifacts(GRAPH)
     related, plan = related_items(
         spark, embedded(ITEM), counts[ITEM], width, names, config.index, config.seed, scratch / "related",
-        normalise=not network.outputs[ITEM].normalise,
+        queried=form, scored=Supported(form, graph / "item_indptr.npy", support) if support else None,
     )  # fmt: skip
     # One item has no other that could be related to it.
     written = [store.write_rows(RELATED, [related], run_id, allow_empty=counts[ITEM] == 1)]
     plans = {"related": plan}
     if CONTEXT in network.outputs and counts[CONTEXT] and config.index.num_recommended:
-        graph = context.artifacts(GRAPH)
         seen = Seen(graph / "context_indptr.npy", graph / "context_indices.npy")
         lists, plans["recommendations"] = recommended_items(
             spark, embedded(ITEM), embedded(CONTEXT), counts[ITEM], counts[CONTEXT], width, seen, names,

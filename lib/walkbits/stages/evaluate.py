@@ -15,6 +15,7 @@ from walkbits.evaluation.rankers import Codes, Embedding, ItemKnn, Popularity, R
 from walkbits.evaluation.splits import Edges, Split
 from walkbits.index.codes import rotation, vectors
 from walkbits.models.card import read_card
+from walkbits.network.arithmetic import supported
 from walkbits.runs.stage import Stage, StageRun
 from walkbits.schemas import (
     CODES,
@@ -39,7 +40,7 @@ def run(context: StageRun) -> list[Written]:
     """Rank the catalogue for every query of both tasks, by each ranker."""
     config, store, run_id = context.config, context.store, context.run_id
     split = _split(context)
-    embedding = _embedding(context)
+    embedding = _embedding(context, split)
     rankers: list[Ranker] = [
         Popularity(),
         ItemKnn(config.evaluation.num_neighbors),
@@ -109,8 +110,8 @@ def _split(context: StageRun) -> Split:
     return Split.given(edges(EDGES), edges(HOLDOUT), name=context.config.evaluation.holdout.split)
 
 
-def _embedding(context: StageRun) -> Embedding:
-    """The run's vectors as the published score has them: inner product with the context's plus prior.
+def _embedding(context: StageRun, split: Split) -> Embedding:
+    """The run's vectors as the published scores have them.
 
     Where the model gives contexts no vector, a context is the sum of its items'.
     """
@@ -135,8 +136,9 @@ def _embedding(context: StageRun) -> Embedding:
         raise EmptyInputError("embeddings must hold items, got none; run the layers first")
     contexts = side(CONTEXT, counts[ITEM], counts[CONTEXT])
     return Embedding(
-        "embeddings", items[0], contexts[0] if contexts else None, prior=items[1] if items[1].any() else None
-    )
+        "embeddings", items[0], contexts[0] if contexts else None, prior=items[1] if items[1].any() else None,
+        support=supported(split.popularity, read_card(context.artifacts(MODEL)).network.score.support),
+    )  # fmt: skip
 
 
 def _codes(context: StageRun, queried: Embedding) -> list[Ranker]:
