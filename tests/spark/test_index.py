@@ -12,11 +12,12 @@ from chispa import assert_df_equality
 from pyspark.errors import PythonException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
+from reference.buckets import buckets_of
 from walkbits import schemas
 from walkbits.arrays.mapped import save_array
 from walkbits.arrays.places import Place, place_of
 from walkbits.errors import ConfigError, EmptyInputError, InputError
-from walkbits.index.buckets import buckets_from_codes, buckets_of
+from walkbits.index.buckets import buckets_from_codes
 from walkbits.index.codes import codes_from_embeddings, encode, pack_bits, pack_bits_sql, rotation
 from walkbits.index.exact import QUERY_BLOCK, top_k
 from walkbits.index.matrices import Form, Supported, as_they_are

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from pyspark.sql import Row, SparkSession
 from pyspark.sql import functions as F
+from reference.buckets import buckets_of
 from reference.plain import packed, random_rows
 from walkbits import schemas
-from walkbits.index.buckets import buckets_of
 from walkbits.index.codes import encode, rotation
 
 SQL = Path(__file__).resolve().parents[2] / "sql"
