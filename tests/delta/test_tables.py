@@ -19,7 +19,8 @@ from walkbits.errors import EmptyInputError, InputError, LostRaceError, Walkbits
 from walkbits.schemas import CODES, NEIGHBORHOODS, RUN_METRICS, TABLES, Table
 from walkbits.tables.commits import Commits, check_writable, output_name, parse_output
 from walkbits.tables.rows import Rows
-from walkbits.tables.store import Store, Written, utc_now
+from walkbits.tables.store import Store, Written
+from walkbits.tables.tables import utc_now
 
 RUN, OTHER = "20260101-aaaaaaaa-a1", "20260102-bbbbbbbb-a1"
 

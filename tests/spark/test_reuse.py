@@ -17,7 +17,7 @@ from walkbits.models.card import copy_model, load_model
 from walkbits.runs.stage import StageRun
 from walkbits.schemas import FEATURES, NODES, PUBLICATIONS
 from walkbits.stages import daily, infer_layers
-from walkbits.tables.store import utc_now
+from walkbits.tables.tables import utc_now
 
 MONDAY, TUESDAY = date(2026, 1, 5), date(2026, 1, 6)
 

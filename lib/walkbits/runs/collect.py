@@ -12,7 +12,8 @@ from pyspark.sql import functions as F
 
 from walkbits.schemas import LEASES, PUBLICATIONS, RUN_ID, RUN_METRICS, RUNS, STAGE_LOG, TABLES, Table
 from walkbits.settings import Maintenance
-from walkbits.tables.store import Store, utc_now
+from walkbits.tables.store import Store
+from walkbits.tables.tables import utc_now
 
 PARTITIONED = tuple(t for t in TABLES.values() if RUN_ID.name in t.partition_by and t != RUN_METRICS)
 """Tables whose partitions go with their run; logs and figures stay."""

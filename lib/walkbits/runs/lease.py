@@ -26,7 +26,8 @@ from walkbits.errors import LostRaceError
 from walkbits.schemas import LEASES
 from walkbits.tables.commits import CONFLICT
 from walkbits.tables.locks import Busy, locked
-from walkbits.tables.store import Store, Written, utc_now
+from walkbits.tables.store import Store, Written
+from walkbits.tables.tables import utc_now
 
 LOG = logging.getLogger("walkbits")
 

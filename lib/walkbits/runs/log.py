@@ -14,7 +14,7 @@ from importlib import resources
 from importlib.resources.abc import Traversable
 from typing import Any, Final
 
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, Row
 from pyspark.sql import functions as F
 
 from walkbits import __version__
@@ -22,7 +22,8 @@ from walkbits.config import Config, deciding, without_credentials
 from walkbits.errors import ConfigError, EmptyInputError, InputError
 from walkbits.schemas import RUN_METRICS, RUNS, STAGE_LOG, Table
 from walkbits.settings import config_hash
-from walkbits.tables.store import Store, Written, utc_now
+from walkbits.tables.store import Store, Written
+from walkbits.tables.tables import utc_now
 
 PART = "/"
 """Between a stage and a part of it that a later attempt keeps, in the stage log."""
@@ -112,8 +113,9 @@ def contents_of(sources: Mapping[str, DataFrame]) -> dict[str, str]:
 
 def newest_attempt(store: Store, ds: date, fingerprint: str) -> int:
     """Number of the newest attempt at these inputs, 0 when there is none."""
-    attempts = store.read(RUNS, ds=ds, inputs_fingerprint=fingerprint).agg(F.max("attempt"))
-    return int(attempts.collect()[0][0] or 0)
+    return max(
+        (row["attempt"] for row in store.collect(RUNS, ds=ds, inputs_fingerprint=fingerprint)), default=0
+    )
 
 
 def record_state(
@@ -144,14 +146,19 @@ def is_labelled(store: Store, run: Run, label: str | None) -> bool:
     """Whether `find_run` by this label gives this run."""
     if label is None:
         return False
-    rows = store.read(RUNS, label=label).select("seq", "run_id").collect()
-    return bool(rows) and max(rows)["run_id"] == run.run_id
+    rows = store.collect(RUNS, label=label)
+    return bool(rows) and max(rows, key=_in_order)["run_id"] == run.run_id
 
 
 def newest_state(store: Store, run_id: str) -> str:
     """The state a run entered last."""
-    rows = store.read(RUNS, run_id=run_id).select("seq", "state").collect()
-    return str(max(rows)["state"]) if rows else "created"
+    rows = store.collect(RUNS, run_id=run_id)
+    return str(max(rows, key=_in_order)["state"]) if rows else "created"
+
+
+def _in_order(row: Row) -> tuple[int, str]:
+    """Rows of one commit by their runs."""
+    return row["seq"], row["run_id"]
 
 
 def find_run(store: Store, run_id: str | None, ds: date | None = None, label: str | None = None) -> Run:
@@ -169,9 +176,7 @@ def find_run(store: Store, run_id: str | None, ds: date | None = None, label: st
                 f"--run-id must look like 20260131-0a1b2c3d-a1, got {run_id!r}; see the runs table"
             )
         where["run_id"] = run_id
-    # A few rows a run: sorting them here spares shuffles.
-    columns = ("seq", "run_id", "ds", "inputs_fingerprint", "attempt", "state", "label")
-    rows = sorted(store.read(RUNS, **where).select(*columns).collect())
+    rows = sorted(store.collect(RUNS, **where), key=_in_order)
     states = {row["run_id"]: row["state"] for row in rows}
     found = [
         row
@@ -215,8 +220,8 @@ def check_settings(store: Store, run: Run, config: Config) -> None:
 
 def opened_settings(store: Store, run: Run) -> dict[str, Any] | None:
     """The config that a run was opened with, as JSON values; None of a run without a state."""
-    rows = store.read(RUNS, run_id=run.run_id).select("seq", "config").collect()
-    return json.loads(min(rows)["config"]) if rows else None
+    rows = store.collect(RUNS, run_id=run.run_id)
+    return json.loads(min(rows, key=_in_order)["config"]) if rows else None
 
 
 def _at(settings: Mapping[str, Any], section: str, key: str) -> Any:
@@ -268,8 +273,7 @@ def logged_parts(log: dict[str, Logged], stage: str) -> dict[str, Logged]:
 
 def read_log(store: Store, run_id: str) -> dict[str, Logged]:
     """The newest record of each finished stage, and part of a stage, of a run; in order of their names."""
-    # A run's log is a few dozen rows: sorting them here spares two shuffles.
-    rows = store.read(STAGE_LOG, run_id=run_id).collect()
+    rows = store.collect(STAGE_LOG, run_id=run_id)
     newest: dict[str, int] = {}
     for row in rows:
         newest[row["stage"]] = max(row["seq"], newest.get(row["stage"], 0))

@@ -12,14 +12,14 @@ from dataclasses import dataclass, field, fields, replace
 from datetime import date
 
 from pyspark.errors import PySparkException
-from pyspark.sql import functions as F
 
 from walkbits.errors import LostRaceError
 from walkbits.runs.log import Run
 from walkbits.schemas import PUBLICATIONS
 from walkbits.settings import config_hash
 from walkbits.tables.commits import CONFLICT
-from walkbits.tables.store import Store, Written, utc_now
+from walkbits.tables.store import Store, Written
+from walkbits.tables.tables import utc_now
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,10 @@ class Pointer:
 def read_pointer(store: Store, channel: str) -> Pointer | None:
     """The channel's newest publication, None before the first."""
     names = [one.name for one in fields(Pointer) if one.compare]
-    # A row a day: sorting them here spares a shuffle.
-    rows = store.read(PUBLICATIONS).where(F.col("channel") == channel).select(*names).collect()
+    rows = store.collect(PUBLICATIONS, channel=channel)
     shown: dict[str, Pointer] = {}
     newest = None
-    for newest in sorted((Pointer(*row) for row in rows), key=lambda one: one.seq):
+    for newest in sorted((Pointer(*(row[name] for name in names)) for row in rows), key=lambda one: one.seq):
         shown[newest.run_id] = newest
     return None if newest is None else replace(newest, shown=shown)
 

@@ -37,7 +37,8 @@ from walkbits.settings import Section, config_hash
 from walkbits.spark_errors import recognised
 from walkbits.tables.commits import parse_output
 from walkbits.tables.fingerprints import fingerprints_of
-from walkbits.tables.store import Store, Written, utc_now
+from walkbits.tables.store import Store, Written
+from walkbits.tables.tables import utc_now
 
 LOG = logging.getLogger("walkbits")
 
@@ -140,15 +141,13 @@ class StageRun:
         now = utc_now()
         rows = [
             {
-                "run_id": self.run_id, "stage": stage, "metric": name, "value": float(value), "unit": unit,
-                "recorded_at": now,
+                "stage": stage, "metric": name, "value": float(value), "unit": unit, "recorded_at": now,
             }
             for stage, of_stage in figures.items()
             for name, (value, unit) in of_stage.items()
         ]  # fmt: skip
         if rows:
-            frame = self.store.local(RUN_METRICS, rows).coalesce(1)
-            self.store.write(RUN_METRICS, frame, self.run_id, stage=tuple(figures))
+            self.store.write_local(RUN_METRICS, rows, self.run_id, "stage", tuple(figures))
         return [
             Written(f"{RUN_METRICS.name}/stage={stage}", len(of_stage), "", 0, None)
             for stage, of_stage in figures.items()

@@ -116,31 +116,37 @@ class DeltaLog:
             files[f"{root}/{name}"] = int(file.size())
         return version, files
 
-    def begin(self, app: str, folder: str) -> Transaction:
-        """A transaction that reads the newest number of `app`, which writes to `folder` only.
+    def begin(self, app: str, folders: Sequence[str]) -> Transaction:
+        """A transaction that reads the newest number of `app`, which writes to `folders` only.
 
-        What the log says of `app` is asked only where the folder holds files: to answer, Delta reads the
+        What the log says of `app` is asked only where a folder holds files: to answer, Delta reads the
         table's whole state, which takes longer than to write a small partition.
         """
-        none = self._jvm.scala.Option.empty()
-        begun = self._log().startTransaction(none, none)
+        begun = self._begun()
         begun.readTxn().append(app)  # as txnVersion does: another commit of `app` is a conflict from now on
-        place = Path(self.local_path()) / folder
-        written = place.exists() and any(place.iterdir())
+        places = [Path(self.local_path()) / folder for folder in folders]
+        written = any(place.exists() and any(place.iterdir()) for place in places)
         return Transaction(self, begun, app, int(begun.txnVersion(app)) if written else NEVER)
+
+    def append(self, file: WrittenFile) -> int:
+        """Add a file in a commit that conflicts with no other; its version."""
+        none = self._jvm.scala.Option.empty()
+        append, write = self._jvm.org.apache.spark.sql.SaveMode.Append, self._operation("Write")
+        return int(
+            self._begun().commit(
+                self._actions([_added(file)]), write(append, none, none, none, none, none, none, none, none)
+            )
+        )
 
     def newest(self, app: str) -> int:
         """The number of the newest commit of an application, NEVER without one."""
-        none = self._jvm.scala.Option.empty()
-        return int(self._log().startTransaction(none, none).txnVersion(app))
+        return int(self._begun().txnVersion(app))
 
     def number(self, apps: Sequence[str], version: int) -> None:
         """Give applications a number in one commit without rows: what they commit below it is refused."""
-        none = self._jvm.scala.Option.empty()
-        begun = self._log().startTransaction(none, none)
         actions = [{"txn": {"appId": app, "version": version, "lastUpdated": _now()}} for app in apps]
-        operation = getattr(self._jvm.org.apache.spark.sql.delta, "DeltaOperations$ManualUpdate$")
-        begun.commit(self._actions(actions), getattr(operation, "MODULE$"))
+        operation = getattr(self._operation("ManualUpdate$"), "MODULE$")
+        self._begun().commit(self._actions(actions), operation)
 
     @property
     def _jvm(self) -> Any:
@@ -148,6 +154,13 @@ class DeltaLog:
 
     def _log(self) -> Any:
         return self._jvm.org.apache.spark.sql.delta.DeltaLog.forTable(self.spark._jsparkSession, self.path)
+
+    def _begun(self) -> Any:
+        none = self._jvm.scala.Option.empty()
+        return self._log().startTransaction(none, none)
+
+    def _operation(self, name: str) -> Any:
+        return getattr(self._jvm.org.apache.spark.sql.delta, f"DeltaOperations${name}")
 
     def _updated(self) -> Any:
         none = self._jvm.scala.Option.empty()
@@ -182,46 +195,46 @@ class Transaction:
     newest: int
 
     def replace(
-        self, predicate: str, partition: Mapping[str, Any], files: Sequence[WrittenFile], number: int
+        self, predicate: str, partition_by: Sequence[str], files: Sequence[WrittenFile], number: int
     ) -> int:
-        """Put files in the place of a partition's, in one commit; its version.
+        """Put files in the place of some partitions', in one commit; its version.
 
         Args:
             number: Of the commit, higher than `newest`.
 
         Raises:
-            PySparkException: DELTA_CONCURRENT_...: another driver changed the partition meanwhile.
+            PySparkException: DELTA_CONCURRENT_...: another driver changed a partition meanwhile.
         """
-        jvm, repeated, now = self.log._jvm, self.newest != NEVER, _now()
-        package = jvm.org.apache.spark.sql.delta
+        jvm, repeated = self.log._jvm, self.newest != NEVER
         old = []
         if repeated:
             predicates = self.log._seq([self.log._parsed(predicate)])
             old = [one.remove() for one in _each(self.begun.filterFiles(predicates, False))]
-        values = {name: str(value) for name, value in partition.items()}
-        actions: list[Mapping[str, Any]] = [
-            {
-                "add": {
-                    "path": quote(file.path, safe="/="),
-                    "partitionValues": values,
-                    "size": file.bytes,
-                    "modificationTime": now,
-                    "dataChange": True,
-                    "stats": file.stats,
-                }
-            }
-            for file in files
-        ]
-        actions.append({"txn": {"appId": self.app, "version": number, "lastUpdated": now}})
+        actions = [*map(_added, files)]
+        actions.append({"txn": {"appId": self.app, "version": number, "lastUpdated": _now()}})
         option, none = jvm.scala.Option, jvm.scala.Option.empty()
         mode = jvm.org.apache.spark.sql.SaveMode
-        operation = getattr(package, "DeltaOperations$Write")(
+        operation = self.log._operation("Write")(
             mode.Overwrite if repeated else mode.Append,
-            option.apply(self.log._seq(list(partition))),
+            option.apply(self.log._seq(list(partition_by))),
             option.apply(predicate) if repeated else none,
             none, none, none, none, none, none,
         )  # fmt: skip
         return int(self.begun.commit(self.log._actions(actions, *old), operation))
+
+
+def _added(file: WrittenFile) -> dict[str, Any]:
+    """The action that adds a file, in the protocol's words."""
+    return {
+        "add": {
+            "path": quote(file.path, safe="/="),
+            "partitionValues": file.partition,
+            "size": file.bytes,
+            "modificationTime": _now(),
+            "dataChange": True,
+            "stats": file.stats,
+        }
+    }
 
 
 def _now() -> int:

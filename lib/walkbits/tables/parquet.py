@@ -8,12 +8,13 @@ Which files a table has, and which it gets, stays Delta's business (tables.store
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import pairwise
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, Final
+from urllib.parse import quote, unquote
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -40,11 +41,15 @@ _ARROW: Final[dict[str, pa.DataType]] = {
     "INT": pa.int32(),
     "BIGINT": pa.int64(),
     "FLOAT": pa.float32(),
+    "DOUBLE": pa.float64(),
+    "BOOLEAN": pa.bool_(),
+    "DATE": pa.date32(),
+    "TIMESTAMP": pa.timestamp("us", "UTC"),
     "BINARY": pa.binary(),
     "ARRAY<BIGINT>": pa.list_(pa.field("element", pa.int64(), nullable=False)),
     "ARRAY<FLOAT>": pa.list_(pa.field("element", pa.float32(), nullable=False)),
 }
-"""Of the tables' column types, those that tasks write."""
+"""Of the tables' column types, those that tasks or the driver write."""
 
 
 @dataclass(frozen=True)
@@ -136,9 +141,20 @@ class WrittenFile:
     schema: ClassVar[str] = "path string, bytes bigint, rows bigint, xor bigint, sum bigint, stats string"
 
     @property
+    def partition(self) -> dict[str, str]:
+        """Values of the partition columns, from the names of the file's folders."""
+        pairs = (folder.split("=", 1) for folder in self.path.split("/")[:-1])
+        return {name: unquote(value) for name, value in pairs}
+
+    @property
     def digests(self) -> Digests:
         """For the fingerprint."""
         return Digests(self.xor, self.sum)
+
+
+def folder_of(partition: Mapping[str, Any]) -> str:
+    """Folder of a partition below its table's, escaped as Spark does it."""
+    return "/".join(f"{name}={quote(str(value), safe='')}" for name, value in partition.items())
 
 
 @dataclass(frozen=True)
@@ -151,12 +167,14 @@ class WriteFile:
         root: The table's folder.
         folder: Of the partition, below it.
         fixed: Values of the partition columns, which no file holds; all others come in the batches.
+        digested: Whether the rows' digests are wanted; of nulls, dates and times there are none.
     """
 
     root: str
     folder: str
     table: Table
     fixed: Mapping[str, Any]
+    digested: bool = True
 
     def run(self, batches: Batches) -> Batches:
         """Rows -> one `WrittenFile`, or none.
@@ -166,14 +184,14 @@ class WriteFile:
         """
         part = TaskContext.get()
         number = part.partitionId() if part else 0
-        name = f"{self.folder}/part-{number:05d}-{unique_name()}.parquet"
+        name = str(PurePosixPath(self.folder) / f"part-{number:05d}-{unique_name()}.parquet")
         path = Path(self.root) / name
         writer: pq.ParquetWriter | None = None
-        schema, digests = self._arrow_schema(), Digests()
+        schema, digests = arrow_schema(self.table, self.fixed), Digests()
         try:
             for group in gathered(batches, _ROW_GROUP_BYTES):
                 rows = group.select(schema.names).cast(schema)
-                for batch in rows.to_batches():
+                for batch in rows.to_batches() if self.digested else ():
                     digests = digests.plus(row_digests(self._hashed(batch)))
                 if writer is None:
                     path.parent.mkdir(parents=True, exist_ok=True)
@@ -192,10 +210,6 @@ class WriteFile:
         stats = _stats(metadata, schema)
         written = WrittenFile(name, path.stat().st_size, metadata.num_rows, *digests, stats)
         yield pa.RecordBatch.from_pylist([asdict(written)])
-
-    def _arrow_schema(self) -> pa.Schema:
-        columns = [column for column in self.table.columns if column.name not in self.fixed]
-        return pa.schema([pa.field(one.name, _ARROW[one.type], one.nullable) for one in columns])
 
     def _writer(self, path: Path, schema: pa.Schema) -> pq.ParquetWriter:
         scalar = [field.name for field in schema if _is_scalar(field.type)]
@@ -219,6 +233,24 @@ class WriteFile:
             else batch.column(name)
             for name in hashed_columns(self.table)
         ]
+
+
+def arrow_schema(table: Table, without: Container[str] = ()) -> pa.Schema:
+    """The table's columns but those that no file holds."""
+    return pa.schema(
+        [
+            pa.field(one.name, _ARROW[one.type], one.nullable)
+            for one in table.columns
+            if one.name not in without
+        ]
+    )
+
+
+def write_file(root: str, folder: str, rows: pa.Table, table: Table, fixed: Mapping[str, Any]) -> WrittenFile:
+    """Some rows that the driver made, without digests; `WriteFile` says what the arguments are."""
+    step = WriteFile(root, folder, table, fixed, digested=False)
+    (written,) = step.run(iter(rows.to_batches()))
+    return WrittenFile(**written.to_pylist()[0])
 
 
 def _is_scalar(kind: pa.DataType) -> bool:

@@ -1,4 +1,4 @@
-"""Delta tables by path under one root: create, read, write one run's partition, verify.
+"""One run's partitions of the tables: write, read for Python tasks, verify.
 
 Every stage materialises through `Store.write`; nothing else decides where or how a
 table lies. A run's partition is written in one commit and re-read from then on.
@@ -10,22 +10,17 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Final
-from urllib.parse import quote
 
-import pyarrow as pa
-from delta.tables import DeltaTable
-from pyspark.sql import DataFrame, Observation, SparkSession
-from pyspark.sql import functions as F
-from pyspark.sql.types import DataType, StructType
+from pyspark.sql import DataFrame, Observation
+from pyspark.sql.types import StructType
 
-from walkbits.errors import InputError, WalkbitsError
+from walkbits.errors import WalkbitsError
 from walkbits.faults import hit
-from walkbits.schemas import PUBLICATIONS, PUBLISHED, RUN_ID, SEQ, TABLES, Table
-from walkbits.tables.commits import FIRST, Commits, empty, fenced, output_name, parse_output, predicate
-from walkbits.tables.delta_log import NEVER, DeltaLog
+from walkbits.schemas import PUBLICATIONS, PUBLISHED, RUN_ID, TABLES, Table
+from walkbits.tables.commits import FIRST, empty, fenced, output_name, parse_output, predicate
+from walkbits.tables.declared import conformed
+from walkbits.tables.delta_log import NEVER, Transaction
 from walkbits.tables.fingerprints import (
     DIGEST,
     combined_text,
@@ -34,8 +29,17 @@ from walkbits.tables.fingerprints import (
     fingerprints_of,
     row_digest,
 )
-from walkbits.tables.parquet import SPLIT_BYTES, ReadSplits, WriteFile, WrittenFile, split_files
+from walkbits.tables.parquet import (
+    SPLIT_BYTES,
+    ReadSplits,
+    WriteFile,
+    WrittenFile,
+    folder_of,
+    split_files,
+    write_file,
+)
 from walkbits.tables.rows import Rows, union_of
+from walkbits.tables.tables import Tables, local_rows
 
 _COMMITS: Final = itertools.count()
 
@@ -60,31 +64,19 @@ class _Files:
 
 
 @dataclass(frozen=True)
-class Store:
-    """The tables under `root`.
+class Store(Tables):
+    """The tables under `root`, one partition of a run after the other.
 
     Attributes:
-        root: Folder or URI without a trailing slash.
         split_bytes: What one task of `scan` reads, at most about.
     """
 
-    spark: SparkSession
-    root: str
     split_bytes: int = SPLIT_BYTES
-    _known: set[str] = field(default_factory=set, compare=False)
     _files: dict[str, _Files] = field(default_factory=dict, compare=False)
-    commits: Commits = field(init=False, compare=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "commits", Commits(self.root))
-
-    def path(self, table: Table) -> str:
-        """Where the table is stored."""
-        return self._below(table.name)
 
     def scratch(self, run_id: str) -> str:
         """Folder for what Spark writes on the way to a run's tables."""
-        return self._below(f"_scratch_{run_id}")
+        return self.below(f"_scratch_{run_id}")
 
     def seal(self, outputs: Sequence[Written], run_id: str) -> None:
         """Take the last number of this driver's fence: only a higher one can write those outputs again.
@@ -97,7 +89,7 @@ class Store:
             places.setdefault(name, []).append(f"write/{predicate({RUN_ID.name: run_id, **partition})}")
         for name, apps in places.items():
             with self.commits.of_run(TABLES[name], run_id):
-                self._log(TABLES[name]).number(apps, self.commits.last_number(run_id))
+                self.log(TABLES[name]).number(apps, self.commits.last_number(run_id))
 
     def untouched(self, output: Written, run_id: str) -> bool:
         """Whether no commit after the output's own has changed its rows; False where the log cannot say."""
@@ -105,11 +97,11 @@ class Store:
         if output.delta_version is None or not self.exists(TABLES[table]):
             return False
         place = {RUN_ID.name: run_id, **partition}
-        return self._log(TABLES[table]).untouched(output.delta_version, place)
+        return self.log(TABLES[table]).untouched(output.delta_version, place)
 
     def is_published(self, run_id: str) -> bool:
         """Whether any channel ever pointed at the run; its partitions are then immutable."""
-        return not self.read(PUBLICATIONS).where(F.col("run_id") == run_id).isEmpty()
+        return bool(self.collect(PUBLICATIONS, run_id=run_id))
 
     @contextmanager
     def _replacing(self, table: Table, run_id: str) -> Iterator[None]:
@@ -122,62 +114,6 @@ class Store:
             stack.enter_context(self.commits.of_run(table, run_id))
             yield
 
-    def _below(self, name: str) -> str:
-        """Absolute, because Delta takes a relative path for a name."""
-        root = self.root if "://" in self.root else str(Path(self.root).resolve())
-        return f"{root}/{name}"
-
-    def exists(self, table: Table) -> bool:
-        """Whether the table has been created; never creates anything.
-
-        Raises:
-            InputError: the table stored there has other columns, as one of an older version may.
-        """
-        if table.name not in self._known and DeltaTable.isDeltaTable(self.spark, self.path(table)):
-            self._check_columns(table)
-            self._known.add(table.name)
-        return table.name in self._known
-
-    def _check_columns(self, table: Table) -> None:
-        """Foreign columns beside the declared ones do no harm: no read selects them."""
-        lies = self.spark.read.format("delta").load(self.path(table)).schema
-        found = {one.name: _kind(one.dataType) for one in lies.fields}
-        wrong = [
-            f"{one.name} {_kind(one.dataType)} (got {found.get(one.name, 'none')})"
-            for one in table.schema.fields
-            if found.get(one.name) != _kind(one.dataType)
-        ]
-        if wrong:
-            raise InputError(
-                f"{table.name}: the table at '{self.path(table)}' must have {', '.join(wrong)}; "
-                "another version of walkbits made it: pass a new --root"
-            )
-
-    def ensure(self, table: Table) -> None:
-        """Create the table with its comments, partitions and CHECK constraints, if absent."""
-        if self.exists(table):
-            return
-        builder = DeltaTable.createIfNotExists(self.spark).location(self.path(table))
-        builder = builder.addColumns(table.schema).comment(table.comment)
-        if table.partition_by:
-            builder = builder.partitionedBy(*table.partition_by)
-        for name, rule in table.checks.items():
-            builder = builder.property(f"delta.constraints.{name}", rule)  # in the same commit
-        builder.execute()
-        self._known.add(table.name)
-
-    def read(self, table: Table, **where: Any) -> DataFrame:
-        """The named columns of a table, narrowed to equal values (`run_id=...`, `layer=1`).
-
-        A table that does not exist yet reads as empty.
-        """
-        if not self.exists(table):
-            return self.spark.createDataFrame([], table.schema)
-        frame = self.spark.read.format("delta").load(self.path(table))
-        for name, value in where.items():
-            frame = frame.where(F.col(name) == F.lit(value))
-        return frame.select(*table.names)
-
     def scan(self, table: Table, names: Sequence[str], **where: Any) -> Rows:
         """The named columns of one partition for Python tasks: `read`, by the shortest way.
 
@@ -188,7 +124,7 @@ class Store:
             where: A value for every partition column, and for others at will.
         """
         files = None
-        if self.exists(table) and self._log(table).on_local_disk():
+        if self.exists(table) and self.log(table).on_local_disk():
             files = self._plain_files(table, predicate({name: where[name] for name in table.partition_by}))
         if files is None:
             return Rows.of(self.read(table, **where).select(*names))
@@ -202,7 +138,7 @@ class Store:
         """As the log has it. What this store has asked or committed, and nobody has changed since, it does
         not ask again: to answer, Delta reads the table's whole state.
         """
-        log, known = self._log(table), self._files.get(table.name)
+        log, known = self.log(table), self._files.get(table.name)
         if known is None or known.version != log.version() or place not in known.files:
             version, files = log.plain_files(place)
             if known is None or known.version != version:
@@ -229,16 +165,10 @@ class Store:
         """
         self.ensure(table)
         fixed = {RUN_ID.name: run_id, **partition}
-        if not self._log(table).on_local_disk():
+        if not self.log(table).on_local_disk():
             return self.write(table, union_of(parts), run_id, allow_empty, **partition)
-        place = predicate(fixed)
-        # escaped as Spark does: both ways of writing know a partition by one folder
-        folder = "/".join(f"{name}={quote(str(fixed[name]), safe='')}" for name in table.partition_by)
-        transaction = self._log(table).begin(f"write/{place}", folder)
-        number = FIRST if transaction.newest == NEVER else self.commits.number(run_id)
-        if number <= transaction.newest:
-            raise fenced(table, run_id)
-        files = self._written_files(table, parts, folder, fixed)
+        transaction, number = self._begin(table, predicate(fixed), [folder_of(fixed)], run_id)
+        files = self._written_files(table, parts, folder_of(fixed), fixed)
         hit(f"{table.name}.written")
         rows = sum(file.rows for file in files)
         if not rows:
@@ -246,13 +176,10 @@ class Store:
                 raise empty(table, run_id)
             nothing = self.spark.createDataFrame([], table.schema)
             return self.write(table, nothing, run_id, allow_empty, **partition)
-        commit_of = self.commits.of_run if transaction.newest == NEVER else self._replacing
-        with commit_of(table, run_id):
-            version = transaction.replace(place, fixed, files, number)
-        hit(f"{table.name}.committed")
-        root = self._log(table).local_path()
+        version = self._replace(table, transaction, predicate(fixed), files, number, run_id)
+        root = self.log(table).local_path()
         sizes = {f"{root}/{file.path}": file.bytes for file in files}
-        self._files[table.name] = _Files(version, {place: sizes})
+        self._files[table.name] = _Files(version, {predicate(fixed): sizes})
         return Written(
             output=output_name(table, partition),
             rows=rows,
@@ -261,10 +188,60 @@ class Store:
             delta_version=version,
         )
 
+    def write_local(
+        self, table: Table, rows: Sequence[Mapping[str, Any]], run_id: str, by: str, of: Sequence[str]
+    ) -> None:
+        """`write`, of a few rows made by the driver: without a Spark job where `write_rows` does.
+
+        Args:
+            rows: At least one, with all columns but `run_id`.
+            by: The table's other partition column.
+            of: All values of `by` whose rows these replace.
+        """
+        self.ensure(table)
+        fixed = {RUN_ID.name: run_id, by: tuple(of)}
+        if not self.log(table).on_local_disk():
+            self.write(table, self.local(table, rows), run_id, allow_empty=False, **{by: tuple(of)})
+            return
+        partitions = [{RUN_ID.name: run_id, by: value} for value in of]
+        transaction, number = self._begin(table, predicate(fixed), [*map(folder_of, partitions)], run_id)
+        root = self.log(table).local_path()
+        files = [
+            write_file(root, folder_of(one), local_rows(table, own, one), table, one)
+            for one in partitions
+            if (own := [row for row in rows if row[by] == one[by]])
+        ]
+        self._replace(table, transaction, predicate(fixed), files, number, run_id)
+
+    def _begin(
+        self, table: Table, place: str, folders: Sequence[str], run_id: str
+    ) -> tuple[Transaction, int]:
+        """A transaction that puts files in a place, and its number."""
+        transaction = self.log(table).begin(f"write/{place}", folders)
+        number = FIRST if transaction.newest == NEVER else self.commits.number(run_id)
+        if number <= transaction.newest:
+            raise fenced(table, run_id)
+        return transaction, number
+
+    def _replace(
+        self,
+        table: Table,
+        begun: Transaction,
+        place: str,
+        files: Sequence[WrittenFile],
+        number: int,
+        run_id: str,
+    ) -> int:
+        commit_of = self.commits.of_run if begun.newest == NEVER else self._replacing
+        with commit_of(table, run_id):
+            version = begun.replace(place, table.partition_by, files, number)
+        hit(f"{table.name}.committed")
+        return version
+
     def _written_files(
         self, table: Table, parts: Sequence[Rows], folder: str, fixed: Mapping[str, Any]
     ) -> list[WrittenFile]:
-        root = self._log(table).local_path()
+        root = self.log(table).local_path()
         step = WriteFile(root, folder, table, fixed)
         written = union_of([part.then(step.run, WrittenFile.schema) for part in parts]).collect()
         return [WrittenFile(**row.asDict()) for row in written]
@@ -287,7 +264,7 @@ class Store:
         """
         self.ensure(table)
         fixed = {RUN_ID.name: run_id, **partition}
-        measured, version, size = self._put(table, self._conform(table, frame, fixed), fixed)
+        measured, version, size = self._put(table, conformed(table, frame, fixed), fixed)
         if not (allow_empty or measured["rows"]):
             raise empty(table, run_id)
         return Written(
@@ -310,7 +287,7 @@ class Store:
         name has a higher number, which a driver with a higher fence, or the publication, gave it.
         """
         place, run_id = predicate(fixed), str(fixed[RUN_ID.name])
-        before = self._log(table).known_version()
+        before = self.log(table).known_version()
         app, number = f"write/{place}", self.commits.number(run_id)
         for mode, options in (
             ("append", {"txnAppId": app, "txnVersion": str(FIRST)}),
@@ -333,67 +310,19 @@ class Store:
                     .option("userMetadata", mark)
                     .save(self.path(table))
                 )
-                commit = self._log(table).commit_marked(mark, before)
+                commit = self.log(table).commit_marked(mark, before)
             if commit is not None:
                 hit(f"{table.name}.committed")
                 return seen.get, *commit
-        if self._log(table).newest(app) >= number:
+        if self.log(table).newest(app) >= number:
             raise fenced(table, run_id)
         if not seen.get["rows"]:  # nothing in the place of nothing: Delta makes no commit
-            return seen.get, self._log(table).known_version(), 0
+            return seen.get, self.log(table).known_version(), 0
         raise WalkbitsError(
             f"{table.name}: a commit must be in the table's log once it is made, got none of '{mark}' after "
             f"version {before}; look at the storage under '{self.root}' and run again"
         )
 
-    def _log(self, table: Table) -> DeltaLog:
-        return DeltaLog(self.spark, self.path(table))
-
-    def append(self, table: Table, rows: Sequence[Mapping[str, Any]], **options: Any) -> None:
-        """Append a few rows made by the driver (logs, the pointer).
-
-        Where the table has a `seq` and the rows have none, it is the commit's place in the table's log.
-        """
-        self.ensure(table)
-        with self.commits.one(table):
-            if SEQ in table.columns:
-                seq = self._log(table).version() + 1
-                rows = [{SEQ.name: seq, **row} for row in rows]
-            writer = self.local(table, rows).coalesce(1).write.format("delta").mode("append")
-            writer.options(**options).save(self.path(table))
-        hit(f"{table.name}.appended")
-
-    def local(self, table: Table, rows: Sequence[Mapping[str, Any]]) -> DataFrame:
-        """A frame of a few rows made by the driver."""
-        # By Arrow: a list of rows would be pickled, parallelised and decoded by a job of its own kind.
-        columns = {name: pa.array([row[name] for row in rows]) for name in table.names}
-        return self.spark.createDataFrame(pa.table(columns), table.schema)
-
     def fingerprint(self, table: Table, run_id: str, **partition: Any) -> tuple[int, str]:
         """Rows and order-independent checksum of committed data, re-read."""
         return fingerprints_of([(table, self.read(table, run_id=run_id, **partition))])[0]
-
-    def _conform(self, table: Table, frame: DataFrame, fixed: Mapping[str, Any]) -> DataFrame:
-        wanted = [name for name in table.names if isinstance(fixed.get(name, ()), tuple)]
-        missing = sorted(set(wanted) - set(frame.columns))
-        if missing:
-            raise WalkbitsError(
-                f"{table.name}: columns {missing} must be written, got only {sorted(frame.columns)}"
-            )
-        columns = []
-        for declared in table.schema.fields:
-            name = declared.name
-            column = F.lit(fixed[name]) if name not in wanted else F.col(name)
-            same = name in frame.columns and _kind(frame.schema[name].dataType) == _kind(declared.dataType)
-            columns.append((column if same else column.cast(declared.dataType)).alias(name))
-        return frame.select(*columns)
-
-
-def _kind(data_type: DataType) -> str:
-    """The type without the nullability of its elements, which no cast can narrow."""
-    return data_type.simpleString()
-
-
-def utc_now() -> datetime:
-    """The time of a log row; never part of a result."""
-    return datetime.now(UTC)

@@ -1,0 +1,168 @@
+"""Delta tables by path under one root: create and read them, and the few rows that a driver adds to logs."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from delta.tables import DeltaTable
+from pyspark.sql import DataFrame, Row, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql.types import StructType
+
+from walkbits.faults import hit
+from walkbits.schemas import SEQ, Table
+from walkbits.tables.commits import Commits
+from walkbits.tables.declared import check_columns
+from walkbits.tables.delta_log import DeltaLog
+from walkbits.tables.parquet import arrow_schema, write_file
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Rows of a log table at a version of it."""
+
+    version: int
+    rows: pa.Table
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The tables under `root`.
+
+    Attributes:
+        root: Folder or URI without a trailing slash.
+    """
+
+    spark: SparkSession
+    root: str
+    _known: set[str] = field(default_factory=set, compare=False)
+    _rows: dict[tuple[str, tuple[tuple[str, Any], ...]], _Rows] = field(default_factory=dict, compare=False)
+    commits: Commits = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "commits", Commits(self.root))
+
+    def path(self, table: Table) -> str:
+        """Where the table is stored."""
+        return self.below(table.name)
+
+    def below(self, name: str) -> str:
+        """Absolute, because Delta takes a relative path for a name."""
+        root = self.root if "://" in self.root else str(Path(self.root).resolve())
+        return f"{root}/{name}"
+
+    def log(self, table: Table) -> DeltaLog:
+        return DeltaLog(self.spark, self.path(table))
+
+    def exists(self, table: Table) -> bool:
+        """Whether the table has been created; never creates anything.
+
+        Raises:
+            InputError: the table stored there has other columns, as one of an older version may.
+        """
+        if table.name not in self._known and DeltaTable.isDeltaTable(self.spark, self.path(table)):
+            stored = self.spark.read.format("delta").load(self.path(table)).schema
+            check_columns(table, stored, self.path(table))
+            self._known.add(table.name)
+        return table.name in self._known
+
+    def ensure(self, table: Table) -> None:
+        """Create the table with its comments, partitions and CHECK constraints, if absent."""
+        if self.exists(table):
+            return
+        builder = DeltaTable.createIfNotExists(self.spark).location(self.path(table))
+        builder = builder.addColumns(table.schema).comment(table.comment)
+        if table.partition_by:
+            builder = builder.partitionedBy(*table.partition_by)
+        for name, rule in table.checks.items():
+            builder = builder.property(f"delta.constraints.{name}", rule)  # in the same commit
+        builder.execute()
+        self._known.add(table.name)
+
+    def read(self, table: Table, **where: Any) -> DataFrame:
+        """The named columns of a table, narrowed to equal values (`run_id=...`, `layer=1`).
+
+        A table that does not exist yet reads as empty.
+        """
+        if not self.exists(table):
+            return self.spark.createDataFrame([], table.schema)
+        frame = self.spark.read.format("delta").load(self.path(table))
+        for name, value in where.items():
+            frame = frame.where(F.col(name) == F.lit(value))
+        return frame.select(*table.names)
+
+    def append(self, table: Table, rows: Sequence[Mapping[str, Any]], **options: Any) -> None:
+        """Append a few rows made by the driver (logs, the pointer).
+
+        Where the table has a `seq` and the rows have none, it is the commit's place in the table's log.
+
+        Args:
+            options: Of the writer: then Spark appends, otherwise the driver, where hosts reach the table's
+                folder by its path.
+        """
+        self.ensure(table)
+        with self.commits.one(table):
+            log = self.log(table)
+            if SEQ in table.columns:
+                rows = [{SEQ.name: log.version() + 1, **row} for row in rows]
+            if options or not log.on_local_disk():
+                writer = self.local(table, rows).coalesce(1).write.format("delta").mode("append")
+                writer.options(**options).save(self.path(table))
+            else:
+                local = local_rows(table, rows)
+                self._follow(table, log.append(write_file(log.local_path(), "", local, table, {})), local)
+        hit(f"{table.name}.appended")
+
+    def _follow(self, table: Table, version: int, rows: pa.Table) -> None:
+        """What `collect` knows of a table, with the rows of this driver's commit."""
+        for (of, where), known in self._rows.items():
+            if of == table.name and known.version == version - 1:
+                self._rows[of, where] = _Rows(version, pa.concat_tables([known.rows, _narrowed(rows, where)]))
+
+    def collect(self, table: Table, **where: Any) -> list[Row]:
+        """`read`, of a log table's few rows, on the driver.
+
+        They are read once: of its own commits the driver knows the rows, and after one of another it reads
+        again. Each read is a query and one of the table's state.
+        """
+        if not self.exists(table):
+            return []
+        version, key = self.log(table).version(), (table.name, tuple(sorted(where.items())))
+        known = self._rows.get(key)
+        if known is None or known.version != version:
+            rows = self.read(table, **where).toArrow().cast(arrow_schema(table))
+            known = self._rows[key] = _Rows(version, rows)
+        return [Row(**row) for row in known.rows.to_pylist()]
+
+    def local(self, table: Table, rows: Sequence[Mapping[str, Any]]) -> DataFrame:
+        """A frame of a few rows made by the driver."""
+        # By Arrow: a list of rows would be pickled, parallelised and decoded by a job of its own kind.
+        names = [name for name in table.names if name in rows[0]]
+        columns = {name: pa.array([row[name] for row in rows]) for name in names}
+        return self.spark.createDataFrame(
+            pa.table(columns), StructType([table.schema[name] for name in names])
+        )
+
+
+def local_rows(table: Table, rows: Sequence[Mapping[str, Any]], without: Container[str] = ()) -> pa.Table:
+    """Rows of the driver as the table's columns."""
+    schema = arrow_schema(table, without)
+    return pa.table([pa.array([row[one.name] for row in rows], one.type) for one in schema], schema)
+
+
+def _narrowed(rows: pa.Table, where: Sequence[tuple[str, Any]]) -> pa.Table:
+    """Those that have some values."""
+    for name, value in where:
+        rows = rows.filter(pc.equal(rows.column(name), pa.scalar(value, rows.schema.field(name).type)))
+    return rows
+
+
+def utc_now() -> datetime:
+    """The time of a log row; never part of a result."""
+    return datetime.now(UTC)
