@@ -18,6 +18,7 @@ from walkbits.models.card import load_model, save_model
 from walkbits.network.declaration import Network
 from walkbits.settings import Training
 from walkbits.training.embed import embed
+from walkbits.training.learner import Learner
 from walkbits.training.loop import train
 from walkbits.training.module import Module, first_rows, hops_of
 from walkbits.training.subgraphs import SubgraphBuilder
@@ -192,6 +193,30 @@ def test_new_items_and_contexts_are_embedded_or_left_out_as_the_card_says(
             assert not reached.any()
         # vectors of their own, but for those of nothing known and of dead units
         assert len(np.unique(new[reached], axis=0)) >= reached.sum() / 2
+
+
+def test_dropped_rows_are_drawn_by_key_and_step_and_learn_nothing() -> None:
+    world = random_world(4, 400, 300)
+    named = {"architecture": "item_pool", "embedding_size": 6, "content": True}
+    changed, kept = [], []
+    for share in (0.0, 0.5):
+        model = parse_model(named | {"id_dropout": share})
+        network, fit, data = model.network(world.shapes), model.fit(), world.data(model)
+        learner = Learner(network, fit, SHORT.model_copy(update={"batch_size": 256}), data, 3, CPU)
+        before = learner.tables["item"].rows.copy()
+        batch = next(learner.feeder.epoch(0))
+        learner.step(batch, 0, 0)
+        nodes = batch.nodes["item"]
+        changed.append((learner.tables["item"].rows != before)[nodes].any(axis=1))
+        kept.append(learner._kept("item", nodes, 0)[:, 0].numpy())
+        examples = data.examples
+        assert learner.mean_loss(examples, 1) == learner.mean_loss(examples, 1)  # drops nothing
+    assert kept[0].all()
+    assert 0.4 < kept[1].mean() < 0.6
+    assert not changed[1][kept[1] == 0].any()
+    assert changed[1][kept[1] == 1].mean() > 0.9 * changed[0].mean() > 0.5
+    assert (learner._kept("item", nodes, 1)[:, 0].numpy() != kept[1]).any()
+    np.testing.assert_array_equal(learner._kept("item", nodes[::-1].copy(), 0)[:, 0].numpy(), kept[1][::-1])
 
 
 @each_model

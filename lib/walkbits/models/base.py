@@ -60,6 +60,8 @@ class Sgd:
         leave_out: Embed an edge's context from its other items; else the item itself leaks into its query.
         sign: Where embeddings are a hash layer's.
         cosine: Score by the cosine while training, where embeddings are served with their length.
+        id_dropout: Chance that a step reads zeros in place of a node's learned row, as for nodes that
+            training never saw: what remains of their vectors is learned too.
         whole_graph: Run the layers over all nodes in every step, instead of the nodes below a minibatch.
     """
 
@@ -69,6 +71,7 @@ class Sgd:
     leave_out: bool = False
     sign: ThroughSign | None = None
     cosine: bool = False
+    id_dropout: float = 0.0
     whole_graph: bool = False
 
 

@@ -32,6 +32,9 @@ class ItemPool(ModelSettings):
     that no context holds yet are to be related to others by their features."""
     content: bool = False
     """Add a tower over the item's features to its row, so that new items have a vector of their own."""
+    id_dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Chance that a step leaves an item's row out, so that features and neighbors learn to do without.
+    0; 0.5 where new items are to be found by `content`."""
     pooled_weight: PositiveFloat = 3.0
     """How much the neighbors count against the item itself. 1 to 5."""
     history_exponent: Annotated[float, Field(ge=0.0, le=1.0)] = 0.5
@@ -68,4 +71,7 @@ class ItemPool(ModelSettings):
 
     def fit(self) -> Sgd:
         """In-batch softmax on edges."""
-        return Sgd(examples="edges", objective="softmax", negative_sampling="in_batch", leave_out=True)
+        return Sgd(
+            examples="edges", objective="softmax", negative_sampling="in_batch", leave_out=True,
+            id_dropout=self.id_dropout,
+        )  # fmt: skip

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Final
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from walkbits import rng
 from walkbits.models.base import Sgd
 from walkbits.network.declaration import TABLE, Network
 from walkbits.settings import Objective, Training
@@ -17,11 +19,12 @@ from walkbits.training.feeders import Batch, Feeder, TrainingData
 from walkbits.training.module import Module, first_rows
 from walkbits.training.objectives import Embedded, loss_of, own_rank, positive_rank
 from walkbits.training.tables import Table
-from walkbits.types import F32, NodeType
+from walkbits.types import F32, I32, NodeType
 
 _RANKING: Final[frozenset[Objective]] = frozenset({"max_margin", "bpr", "cross_rank"})
 _RANKED_EVERY: Final = 16
 """Steps between two whose ranks are counted: they take a pass over all scores."""
+_DROPOUT_TAG: Final = int.from_bytes(b"dropout", "big")
 _ADAM, _WEIGHTS, _TABLES, _BEST = "adam", "weights", "tables", "best"
 
 
@@ -42,6 +45,7 @@ class Learner:
         device: torch.device,
     ) -> None:
         self._training, self._fit, self._device = training, fit, device
+        self._seed, self._keys = seed, data.keys
         self.module = Module(network, seed, device)
         self.tables: dict[NodeType, Table] = {
             one: Table(first_rows(data.keys[one], declared.width, seed))
@@ -63,7 +67,7 @@ class Learner:
             `hard_negative_rank`.
         """
         rate, done = self._rate(epoch, step), epoch * self.feeder.steps() + step
-        embedded, rows = self._embed(batch)
+        embedded, rows = self._embed(batch, done)
         loss = self._loss(embedded, done / (self._training.epochs * self.feeder.steps()), done)
         if self._optimizer is not None:
             self._optimizer.zero_grad(set_to_none=True)
@@ -90,11 +94,14 @@ class Learner:
                 total += self._loss(embedded, 1.0, step).item() * batch.size
         return total / len(examples.query)
 
-    def _embed(self, batch: Batch) -> tuple[Embedded, dict[NodeType, Tensor]]:
-        """A minibatch's embeddings, and the rows of the tables as leaves."""
+    def _embed(self, batch: Batch, step: int | None = None) -> tuple[Embedded, dict[NodeType, Tensor]]:
+        """A minibatch's embeddings, and the rows of the tables as leaves; in a `step` some are dropped."""
         rows = {one: table.read(batch.nodes[one], self._device) for one, table in self.tables.items()}
+        read = rows
+        if step is not None and self._fit.id_dropout:
+            read = {one: x * self._kept(one, batch.nodes[one], step) for one, x in rows.items()}
         inputs: dict[NodeType, dict[str, Tensor]] = {one: {} for one in batch.nodes}
-        for name, parts in (("features", batch.features), ("ids", rows)):
+        for name, parts in (("features", batch.features), ("ids", read)):
             for one, x in parts.items():
                 inputs[one][name] = x
         z = self.module(inputs, batch.hops, batch.sizes)
@@ -106,6 +113,12 @@ class Learner:
             batch.allowed, batch.log_q, batch.positive_log_q,
         )  # fmt: skip
         return embedded, rows
+
+    def _kept(self, node_type: NodeType, nodes: I32, step: int) -> Tensor:
+        """Which rows a step reads, drawn by node key and step: fp32 [nodes, 1], 1 or 0."""
+        drawn = rng.uniform(rng.draw(self._seed ^ _DROPOUT_TAG, self._keys[node_type][nodes], step))
+        kept = (drawn >= self._fit.id_dropout).astype(np.float32)
+        return torch.from_numpy(kept[:, None]).to(self._device)
 
     def _rate(self, epoch: int, step: int) -> float:
         """Step size: linear warm-up, then a factor per epoch (PinSage, section 3.3)."""
