@@ -29,6 +29,9 @@ from walkbits.settings import RankingMetric
 RESULTS = ROOT / "benchmarks" / "results" / "quality.json"
 PAGE = ROOT / "docs" / "results.md"
 GROUPS = {
+    "New items, and what known ones lose for them": (
+        "content_only", "item_pool_content", "item_pool_id_dropout",
+    ),
     "The prior: at serving, or by logQ in training": (
         "item_pool_brief", "item_pool_no_prior", "item_pool_logq", "item_pool_corrected", "item_pool_mixed",
     ),
