@@ -36,12 +36,12 @@ done
 
 # --- Java: found, or installed where that takes no questions
 java_home() { # the home of java command $1, if Spark can run on it
-  local told version
+  local shown version
   # Spark always adds this module; JDKs cut down for wheels and containers lack it.
-  told=$("$1" --add-modules=jdk.incubator.vector -XshowSettings:properties -version 2>&1) || return 1
-  version=$(sed -n 's/^ *java\.specification\.version = //p' <<<"$told")
+  shown=$("$1" --add-modules=jdk.incubator.vector -XshowSettings:properties -version 2>&1) || return 1
+  version=$(sed -n 's/^ *java\.specification\.version = //p' <<<"$shown")
   [[ " $JAVA_ACCEPTED " == *" $version "* ]] || return 1
-  sed -n 's/^ *java\.home = //p' <<<"$told"
+  sed -n 's/^ *java\.home = //p' <<<"$shown"
 }
 find_java() {
   local candidate

@@ -72,7 +72,7 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def add_explain_flag(parser: argparse.ArgumentParser) -> None:
-    """Flag of jobs that can tell what they would do."""
+    """Flag of jobs that can print their plan."""
     parser.add_argument(
         "--explain", action="store_true", help="print the plan, its bytes and its time, and stop"
     )

@@ -114,7 +114,7 @@ class Features(Section):
 
 
 class EarlyStop(Section):
-    """When a node's walks tell enough (Pixie): no more of them after 1/8, 1/4 or 1/2 of `num_walks`."""
+    """Stop walking from a node early (Pixie), checked after 1/8, 1/4 and 1/2 of `num_walks`."""
 
     nodes: PositiveInt = 2000
     """n_p: so many nodes must have been visited often."""

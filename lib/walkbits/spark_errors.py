@@ -1,4 +1,4 @@
-"""What Spark, its tasks and the machine raise, as the errors of walkbits they stand for.
+"""Maps what Spark, its tasks and the machine raise to the errors of walkbits.
 
 Spark passes on what happened in a task as text: a condition in brackets, a sentence, a
 SQLSTATE, then a trace and its causes. This is the one place that reads it.
@@ -49,7 +49,7 @@ _SIGNS: Final[tuple[tuple[str, type[WalkbitsError], str], ...]] = (
     ("DELTA_VERSIONS_NOT_CONTIGUOUS", InputError, _LOG_HINT),
     ("DELTA_STATE_RECOVER_ERROR", InputError, _LOG_HINT),
 )
-"""What the messages of Spark, Delta and pyarrow hold that tell a cause with a remedy."""
+"""What messages of Spark, Delta and pyarrow contain when their cause has a remedy."""
 
 
 def recognised(error: BaseException) -> WalkbitsError | None:
@@ -119,8 +119,8 @@ def _of_schemas(first: str, other: str) -> str:
     """The columns whose types differ between files."""
     types, others = dict(_FIELD.findall(first)), dict(_FIELD.findall(other))
     differ = {name: (kind, others[name]) for name, kind in types.items() if others.get(name, kind) != kind}
-    told = ", ".join(f"{one} and {two} for [{name}]" for name, (one, two) in differ.items()) or other
-    return f"all files must have one type per column, got {told:.500}; write the files with one schema"
+    kinds = ", ".join(f"{one} and {two} for [{name}]" for name, (one, two) in differ.items()) or other
+    return f"all files must have one type per column, got {kinds:.500}; write the files with one schema"
 
 
 def _of_file(message: str, text: str) -> str:

@@ -110,17 +110,17 @@ def take_parts(array: Remote, header: Header, rows: NDArray[Any]) -> None:
 
 
 def _take(part: Remote, mark: Remote, rows: NDArray[Any]) -> None:
-    told = json.loads(read_bytes(mark))
+    footer = json.loads(read_bytes(mark))
     system, path = part.open()
     try:
         with system.open_input_file(path) as file:
-            if file.size() != told["bytes"]:
-                raise _damaged(part, f"{told['bytes']} bytes", f"{file.size()}")
-            taken = sum(_frames(part, pa.BufferedInputStream(file, _BUFFER), told["bytes"], rows))
+            if file.size() != footer["bytes"]:
+                raise _damaged(part, f"{footer['bytes']} bytes", f"{file.size()}")
+            taken = sum(_frames(part, pa.BufferedInputStream(file, _BUFFER), footer["bytes"], rows))
     except FileNotFoundError as error:
-        raise _damaged(part, f"{told['bytes']} bytes", "none") from error
-    if taken != told["rows"]:
-        raise _damaged(part, f"{told['rows']} rows", f"{taken}")
+        raise _damaged(part, f"{footer['bytes']} bytes", "none") from error
+    if taken != footer["rows"]:
+        raise _damaged(part, f"{footer['rows']} rows", f"{taken}")
 
 
 def _frames(part: Remote, stream: Any, left: int, rows: NDArray[Any]) -> Iterator[int]:

@@ -100,7 +100,7 @@ def popularity_bias(ranking: I64, consumed: I64, popularity: I64) -> float:
 
 
 def excess_kurtosis(values: F64) -> float:
-    """Excess kurtosis; of the cosines of random item pairs, a long tail tells items apart."""
+    """Excess kurtosis; of the cosines of random item pairs, a long tail separates items."""
     centred = values - values.mean()
     variance = np.mean(centred**2)
     return float(np.mean(centred**4) / variance**2 - 3.0) if variance > 0 else 0.0

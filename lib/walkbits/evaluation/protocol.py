@@ -94,7 +94,7 @@ def space(
     """Figures of the item vectors alone, over keyed random pairs.
 
         mean_cosine         near 1 where the space has collapsed
-        cosine_kurtosis     excess kurtosis: a long tail tells items apart (PinSage, section 4.2)
+        cosine_kurtosis     excess kurtosis: a long tail separates items (PinSage, section 4.2)
         neighbors_nearer    share of walk neighbors nearer than a random item; 0.5 is chance
 
     Args:

@@ -219,7 +219,7 @@ def _cut(row: int, query: Any, items: Any, slack: Any, k: int, best: Any) -> Non
             kept += 1
     best.counts[row], best.bars[row] = kept, bar
     if kept > scores.shape[0] - 2 * _CHUNK:
-        # Many near ties: only exact scores tell them apart.
+        # Many near ties: only exact scores separate them.
         first = _by_exact_score(row, query, items, best)[:k]
         places[:k], scores[:k] = places[first].copy(), scores[first].copy()
         best.counts[row] = k

@@ -1,4 +1,4 @@
-"""faiss files for a server: an index, the external ids of its rows, and a card that says how to ask.
+"""faiss files for a server: an index, the external ids of its rows, and a card that says how to query.
 
     index.faiss   the vectors or codes, row i of item i
     ids.json      external ids, in that order

@@ -11,7 +11,7 @@ from pyspark.sql import SparkSession
 from walkbits.errors import WalkbitsError
 
 Counts = dict[tuple[str, int, int], tuple[int, int | None]]
-"""(pass, stage, partition) -> rows, and the sum of their nodes where the pass tells it."""
+"""(pass, stage, partition) -> rows, and the sum of their nodes where the pass reports it."""
 
 
 class _Merge(AccumulatorParam[Counts]):
@@ -39,7 +39,7 @@ class ModelRows:
     def report(self, label: str, rows: int, node_sum: int | None = None) -> None:
         """In a task: rows of the pass that this partition has computed so far, and the sum of their nodes.
 
-        The sum tells a node that came twice, where another is missing, from a whole pass.
+        The sum detects a node that is counted twice while another is missing.
         """
         task = TaskContext.get()
         assert task is not None, "rows are reported by tasks"
@@ -54,8 +54,8 @@ class ModelRows:
 
     def _doubled(self, label: str) -> bool:
         """Whether the nodes of a pass, by their sum, are not each of 0, 1, ... once."""
-        told = (of for (name, _, _), (_, of) in self._counts.value.items() if name == label)
-        sums = [of for of in told if of is not None]
+        reported = (of for (name, _, _), (_, of) in self._counts.value.items() if name == label)
+        sums = [of for of in reported if of is not None]
         nodes = self.expected[label]
         return bool(sums) and sum(sums) != nodes * (nodes - 1) // 2
 

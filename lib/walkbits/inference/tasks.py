@@ -58,7 +58,7 @@ class Block:
     def spread(self, *columns: F32) -> F32:
         """The block's rows of fp32 [rows of the batch, width] at their places, zeros between.
 
-        Several arrays come to lie side by side: [height, sum of their widths].
+        Several arrays are stored side by side: [height, sum of their widths].
         """
         block = np.empty((self.height, sum(one.shape[1] for one in columns)), np.float32)
         if isinstance(self.places, slice):

@@ -146,7 +146,7 @@ def with_reason(events: DataFrame, known: Mapping[NodeType, tuple[DataFrame, str
 def check_events(judged: DataFrame, spec: Events, section: str, max_quarantined: float) -> None:
     """Refuse unusable weights and times, and more rows to set aside than allowed; one pass.
 
-    Positive weights must lie within the range that `weight_unit` keeps.
+    Positive weights must be within the range that `weight_unit` keeps.
 
     Args:
         judged: Rows of `with_reason`.
@@ -160,15 +160,15 @@ def check_events(judged: DataFrame, spec: Events, section: str, max_quarantined:
         weighed = F.when(F.col("weight") > 0, F.struct("weight", "row"))
         measured += [F.min(weighed).alias("low"), F.max(weighed).alias("high")]
     rows = judged.groupBy("reason", "broken").agg(*measured).collect()
-    told = []
+    broken = []
     for setting, rule in _RULES.items():
         bad = [row for row in rows if row["broken"] == setting]
         if bad:
             count, example = sum(row["rows"] for row in bad), min(row["row"] for row in bad)
             name = getattr(spec, setting)
-            told.append(f"{section}.{name} must be {rule}, got {count} other rows, e.g. {example}")
-    if told:
-        raise InputError(f"{'; '.join(told)}; fix or filter them at their source")
+            broken.append(f"{section}.{name} must be {rule}, got {count} other rows, e.g. {example}")
+    if broken:
+        raise InputError(f"{'; '.join(broken)}; fix or filter them at their source")
     good = next((row for row in rows if row["reason"] is None), None)
     if good is not None and "low" in good and good["low"] is not None:
         _check_range(good["low"]["weight"], good["high"]["weight"], good["low"]["row"], section)
@@ -275,7 +275,7 @@ def check_edge_weights(edges: DataFrame, max_weight: float, unit: float = 1 / WE
     top = heaviest["top"] if heaviest is not None else None
     if top is None:
         raise EmptyInputError(
-            "interactions: at least one row with weight > 0 must lie in the run's window, got none; "
+            "interactions: at least one row with weight > 0 must be in the run's window, got none; "
             "check the table, its filter and --ds"
         )
     if top["weight"] > min(max_weight / unit, 2**62):

@@ -102,7 +102,8 @@ def _format(spark: SparkSession, source: Source, name: str) -> str:
         if there:
             raise InputError(
                 f"{name}.path must be a folder of plain files or Delta, got '{source.path}' of {table}, "
-                f"where files of deleted rows lie beside others; name it as a catalog table: {name}.table"
+                "which keeps deleted rows in files of their own; name it as a catalog table: "
+                f"{name}.table"
             )
     if holds(path, _LOG):
         if source.format == "csv":
@@ -129,7 +130,7 @@ def _format(spark: SparkSession, source: Source, name: str) -> str:
         if holds(below, _LOG):
             raise InputError(
                 f"{name}.path must be one table, got '{source.path}' above the Delta table "
-                f"'{below.toString()}', where files of deleted rows lie beside others; name a view of all: "
+                f"'{below.toString()}', which keeps deleted rows in files of their own; name a view of all: "
                 f"{name}.table"
             )
     return source.format

@@ -1,4 +1,4 @@
-"""Asking the memory ahead for what compiled code will read."""
+"""Software prefetch for numba kernels (llvm.prefetch)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a stage is doing and what it cost, from the figures that Spark's driver keeps anyway.
+"""A stage's progress and cost, from the figures that Spark's driver keeps anyway.
 
 No event log and no web UI are needed; the same figures are in both.
 """

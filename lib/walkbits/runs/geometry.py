@@ -1,4 +1,4 @@
-"""Whether embeddings and codes say anything: figures that give away a collapsed, constant or empty space.
+"""Figures that detect a collapsed, constant or empty space of embeddings and codes.
 
 They need no earlier run, so that the first day, and every day that trains, is judged too.
 """

@@ -1,7 +1,7 @@
 """One driver per run: a lease that it holds from its first stage to the publication.
 
-Where all drivers share a disk it is a lock that the process holds, so a killed driver lets go at once and
-a stopped one does not. Elsewhere it is a row that the driver renews; a lease that nobody has renewed for
+Where all drivers share a disk it is a lock that the process holds: a killed driver's is released at once, a
+stopped one's is not. Elsewhere it is a row that the driver renews; a lease that nobody has renewed for
 `TTL` is free. Either way it has a number, the fence, that rises from holder to holder: what an earlier
 holder would replace when it wakes again, `tables.commits` refuses.
 """

@@ -164,7 +164,7 @@ class Stage:
         settings: The config sections that decide its output, beside the seed.
         run: Does the work; returns what it wrote.
         artifacts: Artifact folders of stages before it that it reads.
-        explain: Tells the plan as text; reads little and writes nothing.
+        explain: Returns the plan as text; reads little and writes nothing.
     """
 
     name: str
@@ -223,8 +223,8 @@ def _execute(context: StageRun, stage: Stage, again: bool) -> bool:
     except LostRaceError:  # the run is another driver's: its state is not for this one to write
         raise
     except Exception as error:
-        told = _first_line(recognised(error) or error)
-        record_state(context.store, context.run, context.config, "failed", f"{stage.name}: {told}")
+        message = _first_line(recognised(error) or error)
+        record_state(context.store, context.run, context.config, "failed", f"{stage.name}: {message}")
         raise
     seconds = time.monotonic() - began
     spent["seconds"] = (seconds, "seconds")

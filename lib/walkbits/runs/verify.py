@@ -1,4 +1,4 @@
-"""What a channel shows, held against all that storage says of it: once a day, and after a repair."""
+"""Verifies what a channel shows against everything stored about it: once a day, and after a repair."""
 
 from __future__ import annotations
 

@@ -66,19 +66,19 @@ def _train(context: StageRun) -> list[Written]:
 
     config, run_id = context.config, context.run_id
 
-    def tell(line: str) -> None:
+    def report(line: str) -> None:
         LOG.info("stage=%s run=%s %s", STAGE.name, run_id, line)
 
     decided_by = {"settings": reuse.training_hash(config), "data": _inputs(context)}
     checkpoints = Checkpoints(
-        context.artifacts(_CHECKPOINTS), decided_by, config.training.checkpoint_seconds, tell
+        context.artifacts(_CHECKPOINTS), decided_by, config.training.checkpoint_seconds, report
     )
     csr = BipartiteCsr.open(context.artifacts(GRAPH))
     network = config.model.network(shapes_of(context, csr))
     with context.scratch("training") as scratch:
         write_arrays(context, network, csr, scratch)
         data = read_training_data(scratch, csr, network, config.model.fit(), config.training, config.seed)
-        trained = train(config.model, config.training, data, config.seed, tell, checkpoints)
+        trained = train(config.model, config.training, data, config.seed, report, checkpoints)
     card = save_model(
         context.artifacts(reuse.MODEL), trained.network, trained.weights,
         feature_schema=feature_schema_hash(config.features, config.node_tables),

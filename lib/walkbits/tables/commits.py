@@ -48,7 +48,7 @@ class Commits:
         self._fences[run_id] = number
 
     def fence_of(self, run_id: str) -> int:
-        """As `fence` was told, 0 before."""
+        """The number that `fence` set, 0 before."""
         return self._fences.get(run_id, 0)
 
     def number(self, run_id: str) -> int:

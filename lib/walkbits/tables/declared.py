@@ -1,4 +1,4 @@
-"""What is stored or written, held against the tables that `schemas` declares."""
+"""Checks stored and written columns against the tables that `schemas` declares."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """A Delta table's log, through Delta's own classes: which files a partition has, and a commit of new ones.
 
-Delta's Python API takes frames only. Everything that walkbits asks of Delta beyond it is here.
+Delta's Python API takes frames only. All use of Delta beyond it is here.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Locks that a process holds by a file on a disk that all drivers share. A killed process lets go.
+"""Locks that a process holds by a file on a disk that all drivers share.
 
-They are record locks: a forked child, as a training's producers are, holds none of its parent's. Within
-one process, where record locks exclude nobody, a table of the files held does.
+The system releases those of a killed process. They are record locks: a forked child, as a training's
+producers are, holds none of its parent's. Within one process, where record locks exclude nobody, a table of
+the files held does.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ def _take(file: Path) -> int | None:
         handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Whoever removed the file between the two lines above has removed the lock with it.
+            # Another process may have removed the file, and the lock with it, between the two lines above.
             if os.fstat(handle).st_ino == file.stat().st_ino:
                 _HELD[file] = _me()
                 return handle

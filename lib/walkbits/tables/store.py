@@ -1,7 +1,7 @@
 """One run's partitions of the tables: write, read for Python tasks, verify.
 
 Every stage materialises through `Store.write`; nothing else decides where or how a
-table lies. A run's partition is written in one commit and re-read from then on.
+table is stored. A run's partition is written in one commit and re-read from then on.
 """
 
 from __future__ import annotations
@@ -294,7 +294,7 @@ class Store(Tables):
             ("overwrite", {"txnAppId": app, "txnVersion": str(number), "replaceWhere": place}),
         ):
             seen = Observation()
-            # Tells this commit from those of any other driver, also of the same run.
+            # Distinguishes this commit from those of any other driver, also of the same run.
             mark = f"{run_id} {self.spark.sparkContext.applicationId} {next(_COMMITS)}"
             commit_of = self.commits.of_run if mode == "append" else self._replacing
             with commit_of(table, run_id):

@@ -1,4 +1,4 @@
-"""Delta tables by path under one root: create and read them, and the few rows that a driver adds to logs."""
+"""Delta tables by path under one root: create, read, and append the few rows of logs."""
 
 from __future__ import annotations
 

@@ -206,7 +206,7 @@ def address_finding(master: str, local_ip: str | None) -> Finding:
 
 
 def workers(spark: SparkSession) -> str:
-    """Import the package and what it computes with in a worker; tell its Python."""
+    """Import the package and what it computes with in a worker; returns its Python version."""
 
     def imports(batches: Batches) -> Batches:
         import faiss

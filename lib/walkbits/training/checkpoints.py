@@ -76,7 +76,7 @@ class Checkpoints:
         folder: Place,
         about: Mapping[str, str],
         seconds: float | None,
-        tell: Callable[[str], None],
+        report: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Open a folder, which may hold checkpoints already.
@@ -85,12 +85,12 @@ class Checkpoints:
             folder: For these files alone.
             about: What decides the training's bits, by name: settings, data. torch and the device are added.
             seconds: Between two checkpoints; None writes none.
-            tell: Called with one line when a training goes on, or cannot.
+            report: Called with one line when a training goes on, or cannot.
             clock: Seconds.
         """
         device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
         self._about = {**about, "torch": torch.__version__, "device": device}
-        self._folder, self._seconds, self._tell, self._clock = folder, seconds, tell, clock
+        self._folder, self._seconds, self._report, self._clock = folder, seconds, report, clock
         self._last = clock()
 
     def newest(self) -> tuple[Course, Arrays] | None:
@@ -98,17 +98,17 @@ class Checkpoints:
         for name in reversed(self._names()):
             data = read_bytes(self._folder / name)
             if hashlib.sha256(data).hexdigest() not in name:
-                self._tell(f"checkpoint '{self._folder / name}' is damaged and not used")
+                self._report(f"checkpoint '{self._folder / name}' is damaged and not used")
                 continue
             arrays = parse_safetensors(data)
             saved = json.loads(arrays.pop(_COURSE).tobytes())
             other = [one for one, value in self._about.items() if saved["about"].get(one) != value]
             if other:
                 was, here = saved["about"].get(other[0]), self._about[other[0]]
-                self._tell(f"checkpoint of other {other[0]} not used, got {was} where this has {here}")
+                self._report(f"checkpoint of other {other[0]} not used, got {was} where this has {here}")
                 break
             course = Course(**saved["course"])
-            self._tell(f"resumed from a checkpoint in epoch {course.epoch + 1} after step {course.step}")
+            self._report(f"resumed from a checkpoint in epoch {course.epoch + 1} after step {course.step}")
             return course, arrays
         remove(self._folder)
         return None

@@ -175,8 +175,8 @@ def _diverged(what: str, got: str, training: Training, checkpoints: Checkpoints 
 class _Report:
     """Lines of progress, and how fast it went."""
 
-    def __init__(self, epochs: int, steps: int, examples: int, tell: Callable[[str], None]) -> None:
-        self._epochs, self._steps, self._examples, self._tell = epochs, steps, examples, tell
+    def __init__(self, epochs: int, steps: int, examples: int, report: Callable[[str], None]) -> None:
+        self._epochs, self._steps, self._examples, self._report = epochs, steps, examples, report
         self._began = self._told = time.monotonic()
         self._done = 0
 
@@ -207,7 +207,7 @@ class _Report:
         self._told = time.monotonic()
         rate = self._done / (self._told - self._began)
         seconds = f"{left / rate:.0f}s" if rate else "0s"
-        self._tell(f"epoch {stands} examples/s={rate:,.0f} left={seconds}")
+        self._report(f"epoch {stands} examples/s={rate:,.0f} left={seconds}")
 
 
 def _keep_memory() -> None:

@@ -232,7 +232,7 @@ def hop(
             low = np.uint64(indptr[at[i]])
             total = np.uint64(cumulative[lasts[i]])
             draws[i] %= total
-            # About where the edge lies if weights are alike; the search starts there.
+            # About where the edge is if weights are alike; the search starts there.
             share = np.float64(draws[i]) / np.float64(total)
             entries[i] = min(low + np.uint64(share * np.float64(lasts[i] - low + _ONE)), lasts[i])
             prefetch(cumulative, np.intp(entries[i]))
