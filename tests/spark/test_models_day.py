@@ -14,7 +14,7 @@ from walkbits.config_file import load_config
 from walkbits.index.codes import encode, rotation
 from walkbits.models import architectures
 from walkbits.models.base import NO_SHAPES
-from walkbits.schemas import CODES, EDGES, EMBEDDINGS, PUBLICATIONS, RUN_METRICS
+from walkbits.schemas import CODES, EDGES, EMBEDDINGS, PUBLICATIONS, RELATED, RUN_METRICS
 from walkbits.stages import daily
 
 SMALL = {
@@ -73,3 +73,12 @@ def test_a_day_runs_from_a_models_file(spark: SparkSession, tmp_path: Path, arch
         share = max(degrees.get(row.node_id, 0), 0.5) / total
         expected = score.temperature * score.prior * np.log(share) if row.node_type == "item" else 0.0
         assert row.prior == pytest.approx(expected, abs=1e-5)
+    items = {row.external_id: row for row in rows if row.node_type == "item"}
+    related = run.store.read(RELATED, run_id=run.run_id).collect()
+    assert len(related) > world.NUM_ITEMS
+    for pair in related:
+        asked, found = (np.array(items[one].embedding) for one in (pair.item_id, pair.related_id))
+        cosine = asked @ found / (np.linalg.norm(asked) * np.linalg.norm(found))
+        contexts = degrees.get(items[pair.related_id].node_id, 0)
+        counts_for = contexts / (contexts + score.support) if score.support else 1.0
+        assert pair.score == pytest.approx(cosine * counts_for, abs=1e-5)
