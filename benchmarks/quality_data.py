@@ -46,6 +46,8 @@ class DataSet:
     validation: Split
     features: F32 | None = None
     """fp32 [items, width], of the items' own columns; None where there are none."""
+    new_items: bool = False
+    """Whether items are asked for that came after training: they have neither a degree nor a learned row."""
 
     @property
     def for_choices(self) -> DataSet:
@@ -72,7 +74,8 @@ def cold() -> DataSet:
     edges, features = _journey()
     split = _without_items(edges, 0.1, SEED, 20_000)
     about = "Complete Journey, new items; a drawn tenth of the products is hidden, 20,000 baskets"
-    return DataSet("cold", about, split, _without_items(split.edges, 0.1, SEED + 1, QUERIES), features)
+    validation = _without_items(split.edges, 0.1, SEED + 1, QUERIES)
+    return DataSet("cold", about, split, validation, features, new_items=True)
 
 
 def _without_items(edges: Edges, fraction: float, seed: int, queries: int) -> Split:

@@ -20,7 +20,7 @@ from walkbits.evaluation.splits import Split
 from walkbits.graph.csr import BipartiteCsr
 from walkbits.models import parse_model
 from walkbits.models.base import ModelSettings, Shapes
-from walkbits.network.declaration import Network
+from walkbits.network.declaration import TABLE, Network
 from walkbits.settings import Training, Walks
 from walkbits.stages.infer_layers import log_share
 from walkbits.training.embed import embed
@@ -54,7 +54,8 @@ def fit(name: str, file: str, data: DataSet, changes: Mapping[str, Any], seed: i
     shapes = Shapes({"item": csr.item.num_nodes, "context": csr.context.num_nodes}, {})
     features: dict[NodeType, F32] = {}
     if data.features is not None:
-        features["item"] = np.hstack([data.features, _log_degree(split)])
+        columns = [data.features] if data.new_items else [data.features, _log_degree(split)]
+        features["item"] = np.hstack(columns)
         shapes = Shapes(shapes.num_nodes, {"item": features["item"].shape[1]})
     network = model.network(shapes)
     read = {one for one, declared in network.inputs.items() if declared.feature_width is not None}
@@ -69,6 +70,8 @@ def fit(name: str, file: str, data: DataSet, changes: Mapping[str, Any], seed: i
     )  # fmt: skip
     trained = train(model, training, given, seed, lambda line: _show(f"{name} {line}"))
     whole = TrainingData(given.num_nodes, given.features, given.keys, relations, given.examples)
+    if data.new_items and (rows := trained.weights.get(f"{TABLE}item")) is not None:
+        rows[split.popularity == 0] = 0.0
     z = embed(trained.network, trained.weights, whole, torch.device("cpu"))
     score = trained.network.score
     prior = score.temperature * score.prior * log_share(csr, np.arange(csr.item.num_nodes, dtype=np.int32))
