@@ -99,7 +99,8 @@ class Ingest(Section):
     k_core: NonNegativeInt = 0
     """Keep only the k-core of the graph (GraphFrames, needs its jar). 0 keeps all."""
     holdout: Holdout | None = None
-    """Set by the evaluate job; absent in daily runs."""
+    """Edges of some contexts that the day leaves out of its graph, to rank them at its end; 1,000 to 20,000
+    contexts. Absent: none. The evaluate job sets it to `evaluation.holdout`."""
 
 
 class Features(Section):

@@ -14,7 +14,7 @@ from walkbits.config_file import load_config
 from walkbits.index.codes import encode, rotation
 from walkbits.models import architectures
 from walkbits.models.base import NO_SHAPES
-from walkbits.schemas import CODES, EDGES, EMBEDDINGS, PUBLICATIONS, RELATED, RUN_METRICS
+from walkbits.schemas import CODES, EDGES, EMBEDDINGS, EVALUATION, HOLDOUT, PUBLICATIONS, RELATED, RUN_METRICS
 from walkbits.stages import daily
 
 SMALL = {
@@ -25,6 +25,8 @@ SMALL = {
     "training.num_negatives": 16,
     "walks.num_neighbors": 10,
     "walks.num_walks": 40,
+    "ingest.holdout.contexts": 50,
+    "ingest.holdout.min_items": 4,
 }
 ROOT = Path(__file__).resolve().parents[2]
 IN_EVERY_RUN = {"item_pool", "hashgnn"}
@@ -49,6 +51,9 @@ def test_a_day_runs_from_a_models_file(spark: SparkSession, tmp_path: Path, arch
         row.metric for row in run.store.read(RUN_METRICS, run_id=run.run_id, stage="train_model").collect()
     }
     assert {"loss[1]", "loss[2]", "loss", "examples_per_second", "waiting_for_batches"} <= figures
+    recall = run.store.read(EVALUATION, run_id=run.run_id, task="context_to_item", metric="recall").collect()
+    assert {"embeddings", "popularity", "item_knn"} < {row.model for row in recall}
+    assert {row.queries for row in recall} == {run.store.read(HOLDOUT, run_id=run.run_id).count()} == {50}
     rows = run.store.read(EMBEDDINGS, run_id=run.run_id).collect()
     counts = {one: sum(row.node_type == one for row in rows) for one in ("item", "context")}
     assert counts == {"item": world.NUM_ITEMS, "context": world.NUM_CONTEXTS}

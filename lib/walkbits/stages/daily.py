@@ -178,6 +178,8 @@ def run_daily(
 ) -> StageRun:
     """The whole day; a day that may not be published is refused before the work.
 
+    Where `ingest.holdout` leaves edges out, the published tables are evaluated on them.
+
     Args:
         allow_rollback: Publish even if the channel shows a later day.
         **day: As for `open_day`.
@@ -190,7 +192,7 @@ def run_daily(
         return context
     check_forward(read_pointer(context.store, config.channel), context.run, config.channel, allow_rollback)
     with context.leased():
-        for stage in DAILY:
+        for stage in DAILY if config.ingest.holdout is None else (*DAILY, evaluation.STAGE):
             execute(context, stage)
         publish(context, allow_rollback)
     return context

