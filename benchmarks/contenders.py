@@ -18,10 +18,9 @@ from measure import ROOT
 from quality_data import DATA_SETS, DataSet
 from walkbits import settings
 from walkbits.config_file import parse_yaml
-from walkbits.evaluation import tables
+from walkbits.evaluation import als, spectral, tables
 from walkbits.evaluation.rankers import DenseTable as Dense
 from walkbits.evaluation.rankers import Embedding, Pixie, Popularity, Ranker, Table, WalkedRp3Beta
-from walkbits.training import als, spectral
 
 Settings = Mapping[str, Any]
 

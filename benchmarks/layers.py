@@ -31,11 +31,13 @@ from measure import Figures, PeakMemory, drop_files, seconds
 from numpy.typing import NDArray
 from pydantic import ByteSize
 from pyspark.sql import functions as F
+from walkbits.arrays.vectors import binary_array, float_lists, read_lists, read_vectors
 from walkbits.inference.layers import infer
 from walkbits.inference.references import References, open_slots
 from walkbits.models.base import Shapes
 from walkbits.models.card import Card, LoadedModel, new_nodes_of
 from walkbits.models.pinsage import PinSage
+from walkbits.network.module import Module
 from walkbits.rng import draw, uniform
 from walkbits.runs.cost import cost, spark_stages
 from walkbits.schemas import EMBEDDINGS, FEATURES, NEIGHBORHOODS, NODES, REPRESENTATIONS
@@ -44,8 +46,6 @@ from walkbits.settings import Inference
 from walkbits.stages.infer_layers import as_embeddings, features_of_nodes
 from walkbits.tables.rows import Rows
 from walkbits.tables.store import Store
-from walkbits.tables.vectors import binary_array, float_lists, read_lists, read_vectors
-from walkbits.training.module import Module
 from walkbits.types import NodeType
 
 WIDTH: Final = 128

@@ -21,6 +21,7 @@ from walkbits.graph.csr import BipartiteCsr
 from walkbits.models import parse_model
 from walkbits.models.base import ModelSettings, Shapes
 from walkbits.network.declaration import TABLE, Network
+from walkbits.network.subgraphs import Neighborhoods
 from walkbits.settings import Training, Walks
 from walkbits.stages.infer_layers import log_share
 from walkbits.training.embed import embed
@@ -28,7 +29,6 @@ from walkbits.training.examples import Examples, pairs_in
 from walkbits.training.feeders import TrainingData
 from walkbits.training.loop import train
 from walkbits.training.negatives import HardNegatives, Partners, hard_negatives_of
-from walkbits.training.subgraphs import Neighborhoods
 from walkbits.types import F32, NodeType
 from walkbits.walks.kernel import neighborhoods_of
 

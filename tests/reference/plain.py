@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from walkbits.models.pinsage import PinSage
-from walkbits.training.subgraphs import Neighborhoods
+from walkbits.network.subgraphs import Neighborhoods
 
 
 @dataclass(frozen=True)

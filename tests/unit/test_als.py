@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from scipy import sparse
-from walkbits.training import als
+from walkbits.evaluation import als
 
 A0, LAMBDA = 0.05, 0.03
 

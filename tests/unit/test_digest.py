@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 import pytest
+from walkbits.arrays.vectors import float_lists
 from walkbits.tables.digest import row_digests
-from walkbits.tables.vectors import float_lists
 
 P1, P2, P3, P4, P5 = (
     11400714785074694791,

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from reference.network import random_weights
 from reference.plain import Graph, algorithm_2, packed, random_graph
 from walkbits.arrays.mapped import create_matrix
+from walkbits.arrays.vectors import binary_array, float_lists, list_array, read_lists, read_vectors
 from walkbits.errors import InputError
 from walkbits.inference.convolving import Convolve, Finish
 from walkbits.inference.landing import Land, Projection
@@ -24,9 +25,8 @@ from walkbits.models.base import Shapes
 from walkbits.models.pinsage import PinSage
 from walkbits.network import arithmetic
 from walkbits.network.declaration import Network, Update
-from walkbits.tables.vectors import binary_array, float_lists, list_array, read_lists, read_vectors
-from walkbits.training.module import Module, hops_of
-from walkbits.training.subgraphs import SubgraphBuilder
+from walkbits.network.module import Module, hops_of
+from walkbits.network.subgraphs import SubgraphBuilder
 
 AVERAGE = Update(relation="item_from_context", pool="sum", combine="average")
 POOLINGS = ("importance", "mean", "max")

@@ -16,12 +16,12 @@ from walkbits.models import parse_model, walked_relations
 from walkbits.models.base import ModelSettings
 from walkbits.models.card import load_model, save_model
 from walkbits.network.declaration import Network
+from walkbits.network.module import Module, first_rows, hops_of
+from walkbits.network.subgraphs import SubgraphBuilder
 from walkbits.settings import Training
 from walkbits.training.embed import embed
 from walkbits.training.learner import Learner
 from walkbits.training.loop import train
-from walkbits.training.module import Module, first_rows, hops_of
-from walkbits.training.subgraphs import SubgraphBuilder
 from walkbits.types import NodeType
 
 CPU = torch.device("cpu")

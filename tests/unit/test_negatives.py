@@ -16,13 +16,13 @@ from reference.walks import Graph, hard_negatives, random_graph, visit_counts
 from walkbits import settings
 from walkbits.errors import InputError
 from walkbits.models.pinsage import PinSage
+from walkbits.network.subgraphs import Neighborhoods
 from walkbits.stages.train_model import mapped_graph
 from walkbits.training import objectives
 from walkbits.training.examples import Examples
 from walkbits.training.feeders import TrainingData
 from walkbits.training.loop import Trained, train
 from walkbits.training.negatives import HardNegatives, Partners, hard_negatives_of
-from walkbits.training.subgraphs import Neighborhoods
 
 HARD = settings.HardNegatives(first_rank=4, last_rank=12, num_walks=40, per_query=5, per_pair=3)
 NO_PAIRS = np.empty((0, 2), np.int32)

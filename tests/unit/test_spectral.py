@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 from walkbits.errors import ConfigError
-from walkbits.training import spectral
+from walkbits.evaluation import spectral
 
 
 def train(seed: int = 0) -> sparse.csr_array:

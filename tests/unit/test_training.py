@@ -17,13 +17,14 @@ from walkbits.models import parse_model
 from walkbits.models.base import Shapes, ThroughSign
 from walkbits.models.pinsage import PinSage
 from walkbits.network.declaration import Input, Network, Output, Update
+from walkbits.network.module import Module
+from walkbits.network.subgraphs import Neighborhoods, SubgraphBuilder
 from walkbits.settings import Training
 from walkbits.training import loop
 from walkbits.training.embed import embed as embed_all
 from walkbits.training.examples import Examples
 from walkbits.training.feeders import TrainingData
 from walkbits.training.loop import Trained, train
-from walkbits.training.module import Module
 from walkbits.training.objectives import (
     Embedded,
     cross_rank,
@@ -32,7 +33,6 @@ from walkbits.training.objectives import (
     positive_rank,
     through_sign,
 )
-from walkbits.training.subgraphs import Neighborhoods, SubgraphBuilder
 
 COMMUNITIES, PER_COMMUNITY, WIDTH = 20, 20, 16
 ITEMS = COMMUNITIES * PER_COMMUNITY

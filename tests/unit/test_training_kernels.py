@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from walkbits.training.kernels import WeightedSum, transposed
+from walkbits.network.kernels import WeightedSum, transposed
 from walkbits.training.objectives import Embedded, softmax
 
 

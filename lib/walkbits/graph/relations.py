@@ -10,10 +10,10 @@ from pyspark.sql import SparkSession
 from pyspark.sql.types import StructType
 
 from walkbits.arrays.places import Place
+from walkbits.arrays.vectors import list_array
 from walkbits.graph.csr import BipartiteCsr, read_meta
 from walkbits.schemas import ITEM, NEIGHBORHOODS
 from walkbits.tables.rows import Batches, Rows
-from walkbits.tables.vectors import list_array
 from walkbits.types import I32, Relation, target_of
 
 NODES_PER_BATCH: Final = 4096

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from walkbits.arrays.mapped import open_matrix
 from walkbits.arrays.places import Place
+from walkbits.arrays.vectors import binary_array, float_lists, read_lists, read_vectors
 from walkbits.errors import InputError, WalkbitsError
 from walkbits.inference.references import References, open_slots
 from walkbits.inference.tasks import Block, Task, in_blocks, span, vectors
@@ -17,7 +18,6 @@ from walkbits.network import arithmetic
 from walkbits.network.arithmetic import Weights
 from walkbits.network.declaration import Output, Update
 from walkbits.tables.rows import Batches
-from walkbits.tables.vectors import binary_array, float_lists, read_lists, read_vectors
 from walkbits.types import F32, I32, I64
 
 

@@ -10,12 +10,12 @@ import pyarrow as pa
 
 from walkbits.arrays.mapped import open_array, open_matrix
 from walkbits.arrays.places import Place
+from walkbits.arrays.vectors import binary_array
 from walkbits.inference.tasks import Block, Task, in_blocks, vectors
 from walkbits.models.card import Table
 from walkbits.network import arithmetic
 from walkbits.network.declaration import Dense
 from walkbits.tables.rows import Batches
-from walkbits.tables.vectors import binary_array
 from walkbits.types import F32, I32
 
 

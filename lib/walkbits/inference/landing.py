@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from walkbits.arrays.mapped import ArrayWriter
 from walkbits.arrays.places import Place
 from walkbits.arrays.positions import each_once, sums_of
+from walkbits.arrays.vectors import binary_array
 from walkbits.errors import InputError
 from walkbits.inference.references import References, open_slots
 from walkbits.inference.tasks import Block, Task, in_blocks, vectors
@@ -21,7 +22,6 @@ from walkbits.network import arithmetic
 from walkbits.network.arithmetic import Weights
 from walkbits.network.declaration import Dense
 from walkbits.tables.rows import Batches
-from walkbits.tables.vectors import binary_array
 from walkbits.types import F32, I32
 
 

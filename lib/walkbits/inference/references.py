@@ -17,8 +17,8 @@ from pyspark.sql import functions as F
 
 from walkbits.arrays.mapped import ArrayWriter, create_matrix, open_matrix
 from walkbits.arrays.places import Place
+from walkbits.arrays.vectors import read_lists
 from walkbits.tables.rows import Batches
-from walkbits.tables.vectors import read_lists
 from walkbits.types import I32, I64
 
 _AT_ONCE: Final = 1 << 22

@@ -14,9 +14,9 @@ import numpy as np
 import pyarrow as pa
 from pyspark import Broadcast
 
+from walkbits.arrays.vectors import read_vectors
 from walkbits.inference.proof import ModelRows
 from walkbits.tables.rows import Batches
-from walkbits.tables.vectors import read_vectors
 from walkbits.types import F32, I32, I64
 
 TILE: Final = 48

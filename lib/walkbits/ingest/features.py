@@ -21,11 +21,11 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from scipy import sparse
 
+from walkbits.arrays.vectors import binary_array
 from walkbits.ingest.space import FeatureSpace, Layout, width_of
 from walkbits.rng import draw
 from walkbits.settings import Features
 from walkbits.tables.rows import Batches
-from walkbits.tables.vectors import binary_array
 from walkbits.types import F32, F64, I32, I64, NodeType
 
 _SIGN_STREAM = 0x5349474E

@@ -10,10 +10,10 @@ from walkbits.models.card import read_card
 from walkbits.runs.audit import audit, changed
 from walkbits.runs.log import log_stage, logged_stages, outputs_of, record_state
 from walkbits.runs.pointer import Pointer
+from walkbits.runs.reuse import MODEL
 from walkbits.runs.stage import StageRun, check_inputs
 from walkbits.schemas import ALWAYS_PUBLISHED, PUBLISHED
 from walkbits.settings import config_hash
-from walkbits.stages.reuse import MODEL
 from walkbits.tables.commits import parse_output
 from walkbits.tables.store import Written
 

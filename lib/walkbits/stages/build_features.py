@@ -17,9 +17,9 @@ from walkbits.ingest import features
 from walkbits.ingest.nodes import no_columns, usable
 from walkbits.ingest.space import SPACE_FILE, FeatureSpace, feature_schema_hash, layout_of, load_space
 from walkbits.models.card import load_model
+from walkbits.runs import reuse
 from walkbits.runs.stage import Stage, StageRun
 from walkbits.schemas import FEATURES, NODES
-from walkbits.stages import reuse
 from walkbits.stages.ingest_graph import CONTENTS, Inputs, check_nodes_unchanged, read_inputs
 from walkbits.tables.store import Written
 from walkbits.types import NodeType

@@ -12,10 +12,10 @@ from walkbits.index.nearest import Plan
 from walkbits.index.related import Seen, recommended_items, related_items
 from walkbits.models.card import read_card
 from walkbits.network.declaration import Network
+from walkbits.runs.reuse import MODEL
 from walkbits.runs.stage import Stage, StageRun
 from walkbits.schemas import CODES, CONTEXT, EMBEDDINGS, ITEM, LSH_BUCKETS, NODES, RECOMMENDATIONS, RELATED
 from walkbits.stages.build_neighborhoods import GRAPH, num_nodes
-from walkbits.stages.reuse import MODEL
 from walkbits.tables.external_ids import ExternalIds
 from walkbits.tables.rows import Rows
 from walkbits.tables.store import Written

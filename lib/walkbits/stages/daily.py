@@ -18,6 +18,7 @@ from walkbits.arrays.places import place_of
 from walkbits.config import Config
 from walkbits.errors import ConfigError
 from walkbits.index.export import Kind, Score
+from walkbits.runs import reuse
 from walkbits.runs.log import (
     Run,
     check_settings,
@@ -38,7 +39,6 @@ from walkbits.stages import (
     infer_layers,
     ingest_graph,
     profile_graph,
-    reuse,
     train_model,
 )
 from walkbits.stages import evaluate as evaluation

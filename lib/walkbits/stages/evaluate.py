@@ -16,6 +16,7 @@ from walkbits.evaluation.splits import Edges, Split
 from walkbits.index.codes import rotation, vectors
 from walkbits.models.card import read_card
 from walkbits.network.arithmetic import supported
+from walkbits.runs.reuse import MODEL
 from walkbits.runs.stage import Stage, StageRun
 from walkbits.schemas import (
     CODES,
@@ -29,7 +30,6 @@ from walkbits.schemas import (
     Table,
 )
 from walkbits.stages.build_neighborhoods import num_nodes
-from walkbits.stages.reuse import MODEL
 from walkbits.tables.store import Written
 from walkbits.types import F32, I64
 

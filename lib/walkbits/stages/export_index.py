@@ -16,10 +16,10 @@ from walkbits.index.matrices import unit_rows
 from walkbits.models.card import read_card
 from walkbits.network.arithmetic import supported
 from walkbits.runs.pointer import read_pointer
+from walkbits.runs.reuse import MODEL
 from walkbits.runs.stage import artifacts_of
 from walkbits.schemas import CODES, EMBEDDINGS, ITEM
 from walkbits.stages.build_neighborhoods import GRAPH
-from walkbits.stages.reuse import MODEL
 from walkbits.tables.store import Store
 from walkbits.types import F32
 

@@ -23,10 +23,10 @@ from walkbits.inference.plan import explained, plan_updates
 from walkbits.ingest.space import feature_schema_hash, read_space, space_id
 from walkbits.models.card import LoadedModel, load_model
 from walkbits.network.declaration import Network, Score, Update
+from walkbits.runs.reuse import MODEL, SPACE
 from walkbits.runs.stage import Parts, Stage, StageRun
 from walkbits.schemas import CONTEXT, EMBEDDINGS, FEATURES, ITEM, NEIGHBORHOODS, NODES, REPRESENTATIONS
 from walkbits.stages.build_neighborhoods import GRAPH, num_nodes
-from walkbits.stages.reuse import MODEL, SPACE
 from walkbits.tables.external_ids import ExternalIds
 from walkbits.tables.rows import Batches, Rows
 from walkbits.tables.store import Store, Written

@@ -13,10 +13,10 @@ from walkbits.runs.audit import changed
 from walkbits.runs.lease import check_held, leased, seal
 from walkbits.runs.log import find_run, log_stage, logged_stages, outputs_of, record_state
 from walkbits.runs.pointer import check_forward, flip, read_pointer
+from walkbits.runs.reuse import MODEL
 from walkbits.runs.stage import StageRun
 from walkbits.schemas import PUBLICATIONS, PUBLISHED
 from walkbits.stages.audit_run import audit_committed, published_outputs
-from walkbits.stages.reuse import MODEL
 from walkbits.tables.store import Store, Written
 
 LOG = logging.getLogger("walkbits")

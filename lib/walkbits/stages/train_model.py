@@ -1,6 +1,6 @@
 """Stage `train_model`: a sampled subgraph as mapped arrays, a trained model as a folder.
 
-`stages.reuse` decides whether a day trains or takes over the published model.
+`runs.reuse` decides whether a day trains or takes over the published model.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from walkbits.models import walked_relations
 from walkbits.models.base import Shapes
 from walkbits.models.card import Card, copy_model, read_card, save_model
 from walkbits.network.declaration import Network
+from walkbits.runs import reuse
 from walkbits.runs.log import read_log
 from walkbits.runs.stage import Stage, StageRun, stage_key
 from walkbits.schemas import EDGES, FEATURES, NEIGHBORHOODS
-from walkbits.stages import reuse
 from walkbits.stages.build_neighborhoods import GRAPH
 from walkbits.tables.store import Written
 from walkbits.training.examples import training_pairs

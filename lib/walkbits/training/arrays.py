@@ -17,16 +17,16 @@ from pyspark.sql import functions as F
 from walkbits import settings
 from walkbits.arrays.mapped import ArrayWriter, create_matrix, open_array, open_matrix, save_array
 from walkbits.arrays.places import Place, exists
+from walkbits.arrays.vectors import read_lists, read_vectors
 from walkbits.errors import EmptyInputError
 from walkbits.graph.csr import BipartiteCsr
 from walkbits.models.base import Sgd
 from walkbits.network.declaration import Network
+from walkbits.network.subgraphs import Neighborhoods
 from walkbits.tables.rows import Batches
-from walkbits.tables.vectors import read_lists, read_vectors
 from walkbits.training.examples import Examples
 from walkbits.training.feeders import TrainingData
 from walkbits.training.negatives import HardNegatives, Partners, hard_negatives_of
-from walkbits.training.subgraphs import Neighborhoods
 from walkbits.types import F32, NodeType, Relation
 
 _PAIRS, _QUERIES, _JOINED, _HARD = (f"{n}.npy" for n in ("pairs", "queries", "joined", "hard"))

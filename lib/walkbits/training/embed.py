@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import torch
 
 from walkbits.network.declaration import TABLE, Network
+from walkbits.network.module import Module, hops_of
+from walkbits.network.subgraphs import whole_graph
 from walkbits.training.feeders import TrainingData
-from walkbits.training.module import Module, hops_of
-from walkbits.training.subgraphs import whole_graph
 from walkbits.types import F32, NodeType
 
 

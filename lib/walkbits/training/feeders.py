@@ -16,11 +16,8 @@ from torch import Tensor
 from walkbits import rng
 from walkbits.models.base import Sgd
 from walkbits.network.declaration import Network
-from walkbits.settings import NegativeSampling, Training
-from walkbits.training.examples import Examples, below
-from walkbits.training.module import Hops, hops_of
-from walkbits.training.negatives import HardNegatives
-from walkbits.training.subgraphs import (
+from walkbits.network.module import Hops, hops_of
+from walkbits.network.subgraphs import (
     Histories,
     Neighborhoods,
     Subgraph,
@@ -29,6 +26,9 @@ from walkbits.training.subgraphs import (
     histories_without,
     whole_graph,
 )
+from walkbits.settings import NegativeSampling, Training
+from walkbits.training.examples import Examples, below
+from walkbits.training.negatives import HardNegatives
 from walkbits.types import F32, I32, I64, NodeType
 
 _ORDER_TAG: Final = int.from_bytes(b"order", "big")

@@ -23,8 +23,8 @@ from torch.nn import functional as F
 
 from walkbits import rng
 from walkbits.models.base import Sgd, ThroughSign
+from walkbits.network.kernels import SharedSoftmax
 from walkbits.settings import Objective, Training
-from walkbits.training.kernels import SharedSoftmax
 
 _GUIDE_TAG: Final = int.from_bytes(b"guide", "big")
 _INSIDE: Final = 1 - 1e-6

@@ -9,11 +9,11 @@ from pyspark.sql import functions as F
 
 from walkbits import settings
 from walkbits.arrays.places import Place
+from walkbits.arrays.vectors import list_array
 from walkbits.graph.csr import BipartiteCsr
 from walkbits.graph.relations import COLUMNS, ROWS, block_nodes, node_blocks, num_targets
 from walkbits.schemas import WEIGHT_SCALE
 from walkbits.tables.rows import Batches, Rows, Step
-from walkbits.tables.vectors import list_array
 from walkbits.types import Relation
 from walkbits.walks.kernel import neighborhoods_of
 

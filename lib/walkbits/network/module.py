@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from walkbits import rng
 from walkbits.network.declaration import TABLE, Activation, Dense, Linear, Network, Output, Update
-from walkbits.training.kernels import WeightedSum, transposed
-from walkbits.training.subgraphs import Hop, Subgraph
+from walkbits.network.kernels import WeightedSum, transposed
+from walkbits.network.subgraphs import Hop, Subgraph
 from walkbits.types import F32, NodeType
 
 _WEIGHTS_TAG: Final = int.from_bytes(b"weights", "big")
