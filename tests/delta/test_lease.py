@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from pyspark.sql import SparkSession
 from walkbits.errors import LostRaceError
-from walkbits.runs import lease
 from walkbits.runs.lease import check_held, leased, seal
 from walkbits.schemas import LEASES, NODES
 from walkbits.tables.commits import Commits
@@ -59,18 +58,13 @@ def test_a_second_driver_waits_for_the_release(store: Store) -> None:
     assert rows[-1]["fence"] == 2
 
 
-def lapsed(monkeypatch: pytest.MonkeyPatch, first: Store, then: Any) -> None:
+def lapsed(first: Store, then: Any) -> None:
     """A driver holds the lease, sleeps beyond it, and another takes over before it wakes in `then`."""
-    with leased(first, RUN):
-        monkeypatch.setattr(lease, "TTL", timedelta(0))
-        with leased(second := other(first), RUN):
-            monkeypatch.setattr(lease, "TTL", timedelta(minutes=10))
-            then(second)
+    with leased(first, RUN), leased(second := other(first), RUN, ttl=timedelta(0)):
+        then(second)
 
 
-def test_a_lease_that_nobody_renewed_is_free_and_its_holder_learns_of_it(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_lease_that_nobody_renewed_is_free_and_its_holder_learns_of_it(store: Store) -> None:
     def woken(second: Store) -> None:
         assert second.commits.fence_of(RUN) > store.commits.fence_of(RUN)
         with pytest.raises(LostRaceError, match="one driver at a time"):
@@ -78,10 +72,10 @@ def test_a_lease_that_nobody_renewed_is_free_and_its_holder_learns_of_it(
         check_held(second, RUN)
 
     with pytest.raises(LostRaceError):  # the first cannot release what is not its own
-        lapsed(monkeypatch, store, woken)
+        lapsed(store, woken)
 
 
-def test_a_holder_that_wakes_replaces_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_holder_that_wakes_replaces_nothing(store: Store) -> None:
     """Neither what its successor wrote again, nor what its successor is about to publish."""
 
     def woken(second: Store) -> None:
@@ -95,7 +89,7 @@ def test_a_holder_that_wakes_replaces_nothing(store: Store, monkeypatch: pytest.
         assert store.fingerprint(NODES, RUN) == (4, written.fingerprint)
 
     with pytest.raises(LostRaceError):
-        lapsed(monkeypatch, store, woken)
+        lapsed(store, woken)
 
 
 def test_a_sealed_output_waits_for_the_next_lease(store: Store) -> None:

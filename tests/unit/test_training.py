@@ -20,7 +20,6 @@ from walkbits.network.declaration import Input, Network, Output, Update
 from walkbits.network.module import Module
 from walkbits.network.subgraphs import Neighborhoods, SubgraphBuilder
 from walkbits.settings import Training
-from walkbits.training import loop
 from walkbits.training.embed import embed as embed_all
 from walkbits.training.examples import Examples
 from walkbits.training.feeders import TrainingData
@@ -79,12 +78,13 @@ def hit_rate(embeddings: np.ndarray, pairs: np.ndarray, k: int) -> float:
     return float(((scores[pairs[:, 0]] > wanted[:, None]).sum(axis=1) < k).mean())
 
 
-def trained(seed: int = 0, lines: list[str] | None = None, **changes: Any) -> Trained:
+def trained(
+    seed: int = 0, lines: list[str] | None = None, line_seconds: float = 10.0, **changes: Any
+) -> Trained:
     features, graph, pairs = planted(1)
     settings = Training(**(SHORT.model_dump() | changes))
-    return train(
-        SMALL, settings, data_of(features, graph, pairs), seed, ([] if lines is None else lines).append
-    )
+    progress = ([] if lines is None else lines).append
+    return train(SMALL, settings, data_of(features, graph, pairs), seed, progress, line_seconds=line_seconds)
 
 
 def test_the_network_learns_held_out_pairs() -> None:
@@ -120,10 +120,9 @@ def test_one_line_per_epoch() -> None:
     assert f"loss={result.metrics['loss']:.5f}" in lines[1]
 
 
-def test_long_epochs_have_lines_between(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "_LINE_SECONDS", 0.0)
+def test_long_epochs_have_lines_between() -> None:
     lines: list[str] = []
-    trained(lines=lines)
+    trained(lines=lines, line_seconds=0.0)
     steps = [line for line in lines if " step " in line]
     assert len(steps) == len(lines) - 2 > 2
     assert steps[0].startswith("epoch 1/2 step 1/")
@@ -225,11 +224,10 @@ def test_torch_is_left_as_it_was_found() -> None:
     assert not torch.are_deterministic_algorithms_enabled()
 
 
-def test_a_tiny_graph_without_pairs_keeps_the_first_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "_LEARNS_FROM", ITEMS + 1)
+def test_a_tiny_graph_without_pairs_keeps_the_first_weights() -> None:
     features, graph, pairs = planted(1)
     told: list[str] = []
-    kept = train(SMALL, SHORT, data_of(features, graph, pairs[:0]), 0, told.append)
+    kept = train(SMALL, SHORT, data_of(features, graph, pairs[:0]), 0, told.append, tiny=ITEMS + 1)
     assert told == ["no pairs to train on: the first weights are kept"]
     assert kept.metrics == {"examples": 0.0}
     moved = train(SMALL, SHORT, data_of(features, graph, pairs), 0, lambda line: None)

@@ -39,15 +39,18 @@ _BEATING: Final = threading.Lock()
 
 
 @contextmanager
-def leased(store: Store, run_id: str) -> Iterator[None]:
+def leased(store: Store, run_id: str, ttl: timedelta = TTL) -> Iterator[None]:
     """Hold a run's lease, and number this driver's commits by its fence.
+
+    Args:
+        ttl: Age from which a lease that is a row is free.
 
     Raises:
         LostRaceError: another driver holds it.
     """
     file = store.commits.lock_file(run_id)
     if file is None:
-        with _renewed(store, run_id) as fence:
+        with _renewed(store, run_id, ttl) as fence:
             store.commits.fence(run_id, fence)
             yield
         return
@@ -89,8 +92,8 @@ class _Beat:
 
 
 @contextmanager
-def _renewed(store: Store, run_id: str) -> Iterator[int]:
-    before = _newest(store, run_id)
+def _renewed(store: Store, run_id: str, ttl: timedelta) -> Iterator[int]:
+    before = _newest(store, run_id, ttl)
     if before.fresh:
         raise _held(run_id, before.holder)
     fence = before.fence + 1
@@ -122,13 +125,13 @@ def _renew(store: Store, run_id: str, fence: int, released: bool = False) -> Non
         _append(store, run_id, _newest(store, run_id), fence, released)
 
 
-def _newest(store: Store, run_id: str) -> _Beat:
+def _newest(store: Store, run_id: str, ttl: timedelta = TTL) -> _Beat:
     rows = store.read(LEASES, run_id=run_id).withColumn("micros", F.unix_micros("recorded_at"))
     row = rows.orderBy(F.desc("seq")).first()
     if row is None:
         return _Beat()
     age = timedelta(microseconds=utc_now().timestamp() * 1e6 - row["micros"])
-    return _Beat(row["seq"], row["fence"], row["holder"], not row["released"] and age < TTL)
+    return _Beat(row["seq"], row["fence"], row["holder"], not row["released"] and age < ttl)
 
 
 def _append(store: Store, run_id: str, before: _Beat, fence: int, released: bool = False) -> None:

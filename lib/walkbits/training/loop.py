@@ -31,13 +31,9 @@ from walkbits.training.learner import Learner
 from walkbits.training.negatives import HardNegatives
 from walkbits.types import F32, I64, NodeType
 
-_LEARNS_FROM: Final = 100
-"""Items below which a graph without a single example is tiny, and not a column taken for another."""
 _VALIDATION_TAG: Final = int.from_bytes(b"held out", "big") >> 1
 _VALIDATION_LOSS: Final = "validation_loss"
 _LOSSES: Final = ("loss", _VALIDATION_LOSS)
-_LINE_SECONDS: Final = 10.0
-"""Between two lines of one epoch."""
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
 
@@ -68,6 +64,9 @@ def train(
     seed: int,
     progress: Callable[[str], None],
     checkpoints: Checkpoints | None = None,
+    *,
+    tiny: int = 100,
+    line_seconds: float = 10.0,
 ) -> Trained:
     """Train a model.
 
@@ -76,8 +75,10 @@ def train(
         training: Examples, negatives, steps.
         data: What it is trained on.
         seed: Seed of first weights, order of examples and negatives.
-        progress: Called with one line per epoch, and every ten seconds.
+        progress: Called with one line per epoch, and every `line_seconds`.
         checkpoints: Where a killed training left off, and will leave off; the result does not depend on it.
+        tiny: Items below which a graph may have no example at all, and not because a column was mistaken.
+        line_seconds: Between two lines of one epoch.
 
     Returns:
         The network's declaration, its weights, and figures: `loss` of the last epoch, `epochs`, `examples`,
@@ -94,7 +95,7 @@ def train(
     """
     widths: dict[NodeType, int] = {one: x.shape[1] for one, x in data.features.items()}
     network, fit = model.network(Shapes(data.num_nodes, widths)), model.fit()
-    _check(network, data, fit)
+    _check(network, data, fit, tiny)
     _check_hard_negatives(data.hard_negatives, data.examples, training.hard_negatives)
     examples, validation = data.examples.split(training.validation_fraction, seed, fit.examples == "pairs")
     count, validating = len(examples.query), len(validation.query) > 0
@@ -102,7 +103,8 @@ def train(
     with _deterministic():
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         learner = Learner(network, fit, training, replace(data, examples=examples), seed, device)
-        course, report = Course(), _Report(training.epochs, learner.feeder.steps(), count, progress)
+        course = Course()
+        report = _Report(training.epochs, learner.feeder.steps(), count, progress, line_seconds)
         if not count:
             progress(f"no {fit.examples} to train on: the first weights are kept")
         elif checkpoints is not None and (found := checkpoints.newest()) is not None:
@@ -175,15 +177,18 @@ def _diverged(what: str, got: str, training: Training, checkpoints: Checkpoints 
 class _Report:
     """Lines of progress, and how fast it went."""
 
-    def __init__(self, epochs: int, steps: int, examples: int, report: Callable[[str], None]) -> None:
+    def __init__(
+        self, epochs: int, steps: int, examples: int, report: Callable[[str], None], line_seconds: float
+    ) -> None:
         self._epochs, self._steps, self._examples, self._report = epochs, steps, examples, report
-        self._began = self._told = time.monotonic()
+        self._line_seconds = line_seconds
+        self._began = self._reported = time.monotonic()
         self._done = 0
 
     def step(self, course: Course, examples: int) -> None:
         """Count a step; a line when the last one is old."""
         self._done += examples
-        if time.monotonic() - self._told >= _LINE_SECONDS:
+        if time.monotonic() - self._reported >= self._line_seconds:
             loss, seen = course.mean("loss"), course.sums["loss"][1]
             left = (self._epochs - course.epoch) * self._examples - seen
             place = f"{course.epoch + 1}/{self._epochs} step {course.step}/{self._steps}"
@@ -204,8 +209,8 @@ class _Report:
         return {"examples_per_second": self._done / seconds, "waiting_for_batches": waited / seconds}
 
     def _line(self, stands: str, left: float) -> None:
-        self._told = time.monotonic()
-        rate = self._done / (self._told - self._began)
+        self._reported = time.monotonic()
+        rate = self._done / (self._reported - self._began)
         seconds = f"{left / rate:.0f}s" if rate else "0s"
         self._report(f"epoch {stands} examples/s={rate:,.0f} left={seconds}")
 
@@ -235,8 +240,8 @@ def _deterministic() -> Iterator[None]:
         guard.fill_uninitialized_memory = before[1]
 
 
-def _check(network: Network, data: TrainingData, fit: Sgd) -> None:
-    if not len(data.examples.query) and data.num_nodes["item"] >= _LEARNS_FROM:
+def _check(network: Network, data: TrainingData, fit: Sgd, tiny: int) -> None:
+    if not len(data.examples.query) and data.num_nodes["item"] >= tiny:
         what = "pair of items that share a context" if fit.examples == "pairs" else "edge"
         raise EmptyInputError(
             f"training needs at least one {what}, got none; "
