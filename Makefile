@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test-unit test test-all test-dags test-airflow test-standalone check format hooks sql doctor bench-build bench-index bench-layers bench-walks results zip lock clean
+.PHONY: help setup demo test-unit test test-system test-all test-dags test-airflow test-standalone check format hooks sql doctor bench-build bench-index bench-layers bench-walks results zip lock clean
 
 ACTIVATE := . conf/env.sh
 # The last day of the demo's data.
@@ -26,8 +26,11 @@ demo: setup ## Run a whole day on real baskets and show related products
 test-unit: setup ## Run the tests that need no Spark
 	@$(ACTIVATE); $(PYTEST) tests/unit $(ARGS)
 
-test: setup ## Run all tests but the slow ones; ARGS="-k walks" passes flags to pytest
+test: setup ## Run the tests of every function and stage; ARGS="-k walks" passes flags to pytest
 	@$(ACTIVATE); $(PYTEST) $(ARGS)
+
+test-system: setup ## Run kills, races, damaged tables and whole days of each model
+	@$(ACTIVATE); $(PYTEST) -m "system and not slow" $(ARGS)
 
 test-all: test-dags ## Run every test: killed jobs, a cluster and a real Airflow too; print the coverage
 	@$(ACTIVATE); $(PYTEST) -m "" --cov --cov-report=term $(ARGS)

@@ -18,6 +18,8 @@ from walkbits.runs.log import find_run, logged_stages
 from walkbits.schemas import EMBEDDINGS, PUBLICATIONS, PUBLISHED, RECOMMENDATIONS
 from walkbits.tables.store import Store
 
+pytestmark = pytest.mark.system
+
 DS = "2026-01-31"
 
 

@@ -19,6 +19,8 @@ from walkbits.schemas import RUN_METRICS, RUNS, STAGE_LOG
 from walkbits.settings import Maintenance
 from walkbits.tables.store import Store, Written
 
+pytestmark = pytest.mark.system
+
 NOW = datetime(2026, 11, 1, 5, 50, tzinfo=UTC)
 RUN = "20261031-aaaaaaaa-a1"
 

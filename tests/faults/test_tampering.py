@@ -18,6 +18,8 @@ from walkbits.schemas import EMBEDDINGS, FEATURES, NEIGHBORHOODS, PUBLICATIONS, 
 from walkbits.stages import daily
 from walkbits.stages.audit_run import audit_committed, published_outputs
 
+pytestmark = pytest.mark.system
+
 ALL = ("model", "graph")
 
 

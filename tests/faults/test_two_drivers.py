@@ -23,6 +23,8 @@ from walkbits.stages.maintain_tables import maintain
 from walkbits.stages.publish_run import roll_back
 from walkbits.tables import locks
 
+pytestmark = pytest.mark.system
+
 KEEP_ONE = Maintenance(keep_published=1, keep_days=0)
 
 

@@ -12,6 +12,8 @@ from walkbits.errors import AuditError, InputError
 from walkbits.schemas import CODES, PUBLICATIONS, RELATED, TABLES
 from walkbits.stages import daily
 
+pytestmark = pytest.mark.system
+
 
 def verify(day: Day) -> None:
     daily.verify(day.spark, day.config)

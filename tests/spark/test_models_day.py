@@ -17,6 +17,8 @@ from walkbits.models.base import NO_SHAPES
 from walkbits.schemas import CODES, EDGES, EMBEDDINGS, EVALUATION, HOLDOUT, PUBLICATIONS, RELATED, RUN_METRICS
 from walkbits.stages import daily
 
+pytestmark = pytest.mark.system
+
 SMALL = {
     "training.epochs": 2,
     "training.checkpoint_seconds": 0.001,
