@@ -19,6 +19,8 @@ from walkbits.schemas import FEATURES, NODES, PUBLICATIONS
 from walkbits.stages import daily, infer_layers
 from walkbits.tables.tables import utc_now
 
+pytestmark = pytest.mark.system
+
 MONDAY, TUESDAY = date(2026, 1, 5), date(2026, 1, 6)
 
 
