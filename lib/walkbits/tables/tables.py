@@ -110,7 +110,8 @@ class Tables:
         with self.commits.one(table):
             log = self.log(table)
             if SEQ in table.columns:
-                rows = [{SEQ.name: log.version() + 1, **row} for row in rows]
+                seq = log.version() + 1
+                rows = [{SEQ.name: seq, **row} for row in rows]
             if options or not log.on_local_disk():
                 writer = self.local(table, rows).coalesce(1).write.format("delta").mode("append")
                 writer.options(**options).save(self.path(table))
@@ -143,11 +144,9 @@ class Tables:
     def local(self, table: Table, rows: Sequence[Mapping[str, Any]]) -> DataFrame:
         """A frame of a few rows made by the driver."""
         # By Arrow: a list of rows would be pickled, parallelised and decoded by a job of its own kind.
-        names = [name for name in table.names if name in rows[0]]
-        columns = {name: pa.array([row[name] for row in rows]) for name in names}
-        return self.spark.createDataFrame(
-            pa.table(columns), StructType([table.schema[name] for name in names])
-        )
+        absent = {name for name in table.names if name not in rows[0]}
+        schema = StructType([table.schema[name] for name in table.names if name not in absent])
+        return self.spark.createDataFrame(local_rows(table, rows, absent), schema)
 
 
 def local_rows(table: Table, rows: Sequence[Mapping[str, Any]], without: Container[str] = ()) -> pa.Table:
