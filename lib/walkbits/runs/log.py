@@ -176,7 +176,9 @@ def find_run(store: Store, run_id: str | None, ds: date | None = None, label: st
                 f"--run-id must look like 20260131-0a1b2c3d-a1, got {run_id!r}; see the runs table"
             )
         where["run_id"] = run_id
-    rows = sorted(store.collect(RUNS, **where), key=_in_order)
+    # Of all runs, so without their configs, which `store.collect` would keep.
+    columns = ("seq", "run_id", "ds", "inputs_fingerprint", "attempt", "state", "label")
+    rows = sorted(store.read(RUNS, **where).select(*columns).collect())
     states = {row["run_id"]: row["state"] for row in rows}
     found = [
         row
