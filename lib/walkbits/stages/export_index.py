@@ -6,7 +6,6 @@ import logging
 
 import numpy as np
 
-from walkbits.arrays.mapped import open_array
 from walkbits.arrays.places import Place
 from walkbits.config import Config
 from walkbits.errors import ConfigError, InputError
@@ -18,10 +17,8 @@ from walkbits.network.arithmetic import supported
 from walkbits.runs.pointer import read_pointer
 from walkbits.runs.reuse import MODEL
 from walkbits.runs.stage import artifacts_of
-from walkbits.schemas import CODES, EMBEDDINGS, ITEM
-from walkbits.stages.build_neighborhoods import GRAPH
+from walkbits.schemas import CODES, EMBEDDINGS, ITEM, NODES
 from walkbits.tables.store import Store
-from walkbits.types import F32
 
 LOG = logging.getLogger("walkbits")
 
@@ -52,16 +49,12 @@ def export(store: Store, config: Config, kind: Kind, score: Score, folder: Place
         table = store.read(EMBEDDINGS, **where).orderBy("node_id").toArrow()
         rows = vectors(table["embedding"].combine_chunks())
         if score == "item":
-            rows = unit_rows(rows) * _support(artifacts_of(config) / pointer.run_id)[:, None]
+            degrees = store.read(NODES, **where).orderBy("node_id").select("degree").toArrow()["degree"]
+            score_of = read_card(artifacts_of(config) / pointer.run_id / MODEL).network.score
+            rows = unit_rows(rows) * supported(degrees.to_numpy(), score_of.support)[:, None]
         else:
             rows = np.column_stack([rows, table["prior"].to_numpy().astype(np.float32)])
         index = faiss_index(kind, np.ascontiguousarray(rows))
     about = {"run_id": pointer.run_id, "kind": kind, "score": score, "query": QUERIES[form, score]}
     card = write_export(folder, index, table["external_id"].to_pylist(), about)
     LOG.info("export=%s run=%s kind=%s score=%s items=%d", folder, pointer.run_id, kind, score, card["count"])
-
-
-def _support(artifacts: Place) -> F32:
-    """What each item's cosine to others counts in a run: fp32 [items]."""
-    support = read_card(artifacts / MODEL).network.score.support
-    return supported(np.diff(open_array(artifacts / GRAPH / "item_indptr.npy")), support)
