@@ -164,19 +164,20 @@ def test_a_search_by_cells_finds_what_it_expects(spark: SparkSession, tmp_path: 
     assert plan.gap is not None
     assert recall <= plan.recall
     assert plan.scored < NUM_ITEMS
-    assert share == pytest.approx(plan.recall, abs=4 * plan.error + 1e-9)
+    # at least: a list that its cells do not fill is filled by a scan
+    assert share >= plan.recall - 4 * plan.error - 1e-9
 
 
 def test_a_recall_that_no_cells_reach_is_refused(spark: SparkSession, tmp_path: Path) -> None:
     """Random directions: the lists of a query are spread over more cells than it may score."""
-    x = np.random.default_rng(0).standard_normal((2500, 32)).astype(np.float32)
+    x = np.random.default_rng(0).standard_normal((10_000, 64)).astype(np.float32)
     save_array(tmp_path / "x.npy", x)
     longest = float(np.linalg.norm(x, axis=1).max()) * (1 + 1e-6)
     batch = Batch(tmp_path / "x.npy", tmp_path / "x.npy", len(x), len(x), longest, 10, Itself())
     with pytest.raises(
-        ConfigError, match=r"index.target_recall must be at most 0\.\d+, the recall of 64 cells"
+        ConfigError, match=r"index.target_recall must be at most 0\.\d+, the recall of 256 cells"
     ):
-        nearest(spark, batch, Index(exact="never", target_recall=0.999), 0, tmp_path)
+        nearest(spark, batch, Index(exact="never", target_recall=0.9999), 0, tmp_path)
 
 
 def test_recommended_items_add_the_prior_and_leave_out_what_was_seen(

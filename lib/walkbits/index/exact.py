@@ -230,8 +230,13 @@ def _by_exact_score(row: int, query: Any, items: Any, best: Any) -> Any:
     """Replace a row's scores by exact ones; its order by (score descending, item ascending)."""
     places, scores = best.places[row, : best.counts[row]], best.scores[row, : best.counts[row]]
     _dots(query, items.vectors, places, scores)
-    order = np.argsort(items.ids[places], kind="mergesort")
-    return order[np.argsort(-scores[order], kind="mergesort")]
+    # One sort of whole numbers: the score's bits, turned so that they fall as it rises, then the item.
+    bits = (scores + np.float32(0)).view(np.uint32)  # a zero has one sign
+    keys = np.empty(places.shape[0], np.uint64)
+    for i in range(places.shape[0]):
+        falling = bits[i] if bits[i] >> 31 else bits[i] ^ np.uint32(0x7FFFFFFF)
+        keys[i] = (np.uint64(falling) << np.uint64(32)) | np.uint64(items.ids[places[i]])
+    return np.argsort(keys)
 
 
 @njit(cache=True)

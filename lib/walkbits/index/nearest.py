@@ -11,8 +11,8 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -31,13 +31,18 @@ LOG = logging.getLogger("walkbits")
 
 _SCAN_PAIRS: Final = 1 << 30
 """Pairs that are scanned in about two seconds of a core: cells would take as long to be made."""
-_MAX_CELLS: Final = 64
-"""Cells that a query may score, at most."""
+_CELLS: Final = (64, 256)
+"""Nearest cells that are listed per query, and where they hold too little of the exact lists."""
 _CELL_COST: Final = 4
 """What a pair scored by cells costs beside one that is scanned: small products, scattered rows."""
 _SAMPLE: Final = 400
+_TOGETHER: Final = 1 << 13
+"""Queries of cells near each other that are scored together: an item is read once for all of them."""
 _PARTS_PER_CORE: Final = 4
 """Several tasks per core even out their lengths; a task costs little beside a block."""
+
+_ROWS: Final = 1 << 13
+"""Vectors that a task reads at once."""
 
 LISTS: Final = "query BIGINT, item BIGINT, rank INT, score FLOAT"
 
@@ -117,8 +122,7 @@ def nearest(
     plan = Plan(None, scored=float(batch.num_items))
     pairs = batch.num_queries * batch.num_items
     if rules.exact != "always" and (rules.exact == "never" or pairs > _SCAN_PAIRS) and batch.num_items > 1:
-        cells = _build_cells(spark, batch, seed, folder)
-        plan = _choose(spark, cells, rules, seed)
+        cells, plan = _plan_cells(spark, batch, rules, seed, folder)
         if plan.gap is not None:
             LOG.info("search=cells recall=%.4f scored=%.0f of=%d", plan.recall, plan.scored, batch.num_items)
             return _by_cells(spark, cells, plan.gap), plan
@@ -133,14 +137,11 @@ class _Cells:
 
     batch: Batch
     folder: Place
+    probes: int
 
     @property
     def count(self) -> int:
         return num_cells(self.batch.num_items)
-
-    @property
-    def probes(self) -> int:
-        return min(_MAX_CELLS, self.count)
 
     @property
     def same(self) -> bool:
@@ -149,7 +150,12 @@ class _Cells:
     def near(self, what: str) -> tuple[Place, Place]:
         """Nearest cells of the queries or the items, and the cosines."""
         what = "items" if self.same else what
-        return self.folder / f"{what}_near.npy", self.folder / f"{what}_cosines.npy"
+        listed = self.listed(what)
+        return self.folder / f"{what}_near_{listed}.npy", self.folder / f"{what}_cosines_{listed}.npy"
+
+    def listed(self, what: str) -> int:
+        """How many cells are listed for each query or item; items that ask for nothing have a home alone."""
+        return self.probes if what == "queries" or self.same else 1
 
     def order(self, what: str) -> tuple[Place, Place]:
         """Who is in each cell: order [n] and starts [cells + 1]."""
@@ -170,25 +176,46 @@ class _Cells:
         return starts, Items(open_array(self.by_cell), order)
 
 
-def _build_cells(spark: SparkSession, batch: Batch, seed: int, folder: Place) -> _Cells:
-    cells = _Cells(batch, folder)
+def _plan_cells(
+    spark: SparkSession, batch: Batch, rules: settings.Index, seed: int, folder: Place
+) -> tuple[_Cells, Plan]:
+    """Cells, and the least gap that reaches the target on a sample, or a scan."""
+    most, target = num_cells(batch.num_items), rules.target_recall
+    cells = _build_cells(spark, _Cells(batch, folder, min(_CELLS[0], most)), seed)
+    for more in (*_CELLS[1:], 0):
+        curve = _curve(spark, cells, seed)
+        enough = [point for point in curve if point.recall - point.error >= target]
+        if enough or min(more, most) <= cells.probes:
+            break
+        cells = replace(cells, probes=min(more, most))
+        _assign(spark, cells, "queries")
+    kept = tuple((point.gap, point.recall, point.scored) for point in curve)
+    scan = Plan(None, scored=float(batch.num_items), curve=kept)
+    if not enough:
+        if rules.exact == "never":
+            raise ConfigError(
+                f"index.target_recall must be at most {curve[-1].recall:.4f}, the recall of {cells.probes} "
+                f"cells a query, got {target:g}; lower it, or set index.exact to auto"
+            )
+        return cells, scan
+    gap, recall, error, scored = enough[0]
+    dear = _CELL_COST * (scored + cells.count) >= batch.num_items
+    return cells, scan if dear and rules.exact == "auto" else Plan(gap, recall, error, scored, kept)
+
+
+def _build_cells(spark: SparkSession, cells: _Cells, seed: int) -> _Cells:
+    batch = cells.batch
 
     def make_centroids(_: int) -> None:
         save_array(cells.centroids, train(open_array(batch.items), batch.longest, seed))
 
     _each(spark, 1, make_centroids)
-    sides = {"items": (batch.items, batch.num_items)}
-    if not cells.same:
-        sides["queries"] = (batch.queries, batch.num_queries)
-    for what, (place, count) in sides.items():
-        probes = cells.probes if what == "queries" or cells.same else 1
-        assign = _Assign(cells, what, place, probes)
-        for array, dtype in zip(cells.near(what), (np.int32, np.float32), strict=True):
-            create_array(array, (count, probes), dtype)
-        _each(spark, -(-count // _Assign.rows), assign.run)
+    sides = ["items"] if cells.same else ["items", "queries"]
+    for what in sides:
+        _assign(spark, cells, what)
 
     def order_members(number: int) -> None:
-        what = [*sides][number]
+        what = sides[number]
         home = open_array(cells.near(what)[0])[:, 0]
         order = np.argsort(home, kind="stable")
         starts = np.searchsorted(home[order], np.arange(cells.count + 1))
@@ -200,38 +227,46 @@ def _build_cells(spark: SparkSession, batch: Batch, seed: int, folder: Place) ->
     create_array(cells.by_cell, (batch.num_items, width), np.float32)
 
     def lay_out(block: int) -> None:
-        stretch = slice(block * _Assign.rows, (block + 1) * _Assign.rows)
+        stretch = slice(block * _ROWS, (block + 1) * _ROWS)
         order = open_array(cells.order("items")[0])[stretch]
         with ArrayWriter(cells.by_cell) as file:
             file.write_run(stretch.start, open_array(batch.items)[order])
 
-    _each(spark, -(-batch.num_items // _Assign.rows), lay_out)
+    _each(spark, -(-batch.num_items // _ROWS), lay_out)
     return cells
 
 
-@dataclass(frozen=True)
-class _Assign:
-    """Writes the nearest cells of a block of vectors."""
+def _assign(spark: SparkSession, cells: _Cells, what: str) -> None:
+    """List the nearest cells of all items, or of all queries."""
+    what = "items" if cells.same else what
+    batch, listed = cells.batch, cells.listed(what)
+    place, count = (batch.items, batch.num_items) if what == "items" else (batch.queries, batch.num_queries)
+    longest = batch.longest if what == "items" else None
+    for array, dtype in zip(cells.near(what), (np.int32, np.float32), strict=True):
+        create_array(array, (count, listed), dtype)
 
-    cells: _Cells
-    what: str
-    place: Place
-    probes: int
-
-    rows = 1 << 13
-
-    def run(self, block: int) -> None:
-        start = block * self.rows
-        vectors = np.ascontiguousarray(open_array(self.place)[start : start + self.rows])
-        longest = self.cells.batch.longest if self.what == "items" else None
-        found = nearest_cells(vectors, open_array(self.cells.centroids), self.probes, longest)
-        for array, values in zip(self.cells.near(self.what), found, strict=True):
+    def assign(block: int) -> None:
+        start = block * _ROWS
+        vectors = np.ascontiguousarray(open_array(place)[start : start + _ROWS])
+        found = nearest_cells(vectors, open_array(cells.centroids), listed, longest)
+        for array, values in zip(cells.near(what), found, strict=True):
             with ArrayWriter(array) as file:
                 file.write_run(start, values)
 
+    _each(spark, -(-count // _ROWS), assign)
 
-def _choose(spark: SparkSession, cells: _Cells, rules: settings.Index, seed: int) -> Plan:
-    """The smallest gap that reaches the target on a sample, and by its standard error beyond; or a scan."""
+
+class _Point(NamedTuple):
+    """What a gap gives on the sample: mean recall, its standard error, items scored per query."""
+
+    gap: float
+    recall: float
+    error: float
+    scored: float
+
+
+def _curve(spark: SparkSession, cells: _Cells, seed: int) -> list[_Point]:
+    """Recall by gap, on a keyed sample of the queries."""
     batch = cells.batch
     queries = sampled(batch.num_queries, _SAMPLE, seed)
     blocks = np.array_split(queries, min(len(queries), _PARTS_PER_CORE * _cores(spark)))
@@ -261,21 +296,7 @@ def _choose(spark: SparkSession, cells: _Cells, rules: settings.Index, seed: int
     lists = [np.array(row["needed"]) for row in seen if row["needed"]]
     gaps, sizes = np.array([row["gaps"] for row in seen]), np.array([row["sizes"] for row in seen])
     whole = len(queries) == batch.num_queries
-    curve = [_point(gap, lists, gaps, sizes, whole) for gap in _gaps(gaps)]
-    target = rules.target_recall
-    enough = [point for point in curve if point[1] - point[2] >= target]
-    kept = tuple((gap, recall, scored) for gap, recall, _, scored in curve)
-    scan = Plan(None, scored=float(batch.num_items), curve=kept)
-    if not enough:
-        if rules.exact == "never":
-            raise ConfigError(
-                f"index.target_recall must be at most {curve[-1][1]:.4f}, the recall of {cells.probes} cells "
-                f"a query, got {target:g}; lower it, or set index.exact to auto"
-            )
-        return scan
-    gap, recall, error, scored = enough[0]
-    dear = _CELL_COST * (scored + cells.count) >= batch.num_items
-    return scan if dear and rules.exact == "auto" else Plan(gap, recall, error, scored, kept)
+    return [_point(gap, lists, gaps, sizes, whole) for gap in _gaps(gaps)]
 
 
 def _gaps(gaps: F64) -> F64:
@@ -283,17 +304,15 @@ def _gaps(gaps: F64) -> F64:
     return np.append(np.unique(np.quantile(gaps, np.linspace(0, 1, 100)).astype(np.float32)), 4.0)
 
 
-def _point(
-    gap: float, lists: list[F64], gaps: F64, sizes: I64, whole: bool
-) -> tuple[float, float, float, float]:
-    """(gap, mean recall, its standard error, items scored per query)."""
+def _point(gap: float, lists: list[F64], gaps: F64, sizes: I64, whole: bool) -> _Point:
     shares = np.array([(one <= gap).mean() for one in lists]) if lists else np.ones(1)
     error = 0.0 if whole else shares.std() / np.sqrt(len(shares))
-    return float(gap), float(shares.mean()), float(error), float((sizes * (gaps <= gap)).sum(axis=1).mean())
+    scored = (sizes * (gaps <= gap)).sum(axis=1).mean()
+    return _Point(float(gap), float(shares.mean()), float(error), float(scored))
 
 
 def _by_cells(spark: SparkSession, cells: _Cells, gap: float) -> Rows:
-    """Tasks take whole cells of queries: which queries are scored together is a matter of the data alone."""
+    """Tasks take whole cells of queries, those near each other together."""
     starts = open_array(cells.order("queries")[1])
     parts = min(cells.count, _PARTS_PER_CORE * _cores(spark))
     bounds = np.searchsorted(starts, np.linspace(0, starts[-1], parts + 1))
@@ -314,13 +333,13 @@ class _Search:
         members, first = (open_array(place) for place in self.cells.order("queries"))
         near, cosines = (open_array(place) for place in self.cells.near("queries"))
         for part in _numbers(batches):
-            for cell in range(self.bounds[part], self.bounds[part + 1]):
-                for begin in range(first[cell], first[cell + 1], QUERY_BLOCK * 4):
-                    rows = members[begin : min(first[cell + 1], begin + QUERY_BLOCK * 4)]
-                    probed = np.where(within(cosines[rows], self.gap), near[rows], np.int32(-1))
-                    excluded = batch.excluded.of(rows)
-                    found = search(queries[rows], probed, starts, items, batch.longest, batch.k, excluded)
-                    yield _lists(rows, *found)
+            begin, end = (first[self.bounds[one]] for one in (part, part + 1))
+            for low in range(begin, end, _TOGETHER):
+                rows = members[low : min(end, low + _TOGETHER)]
+                probed = np.where(within(cosines[rows], self.gap), near[rows], np.int32(-1))
+                excluded = batch.excluded.of(rows)
+                found = search(queries[rows], probed, starts, items, batch.longest, batch.k, excluded)
+                yield _lists(rows, *found)
 
 
 @dataclass(frozen=True)
