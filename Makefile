@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test-unit test test-system test-all test-dags test-airflow test-standalone check format hooks sql doctor bench-build bench-index bench-layers bench-walks results zip lock clean
+.PHONY: help setup demo test-unit test test-system test-all test-dags test-airflow test-standalone check format hooks sql doctor bench-build bench-day bench-index bench-layers bench-walks results zip lock clean
 
 ACTIVATE := . conf/env.sh
 # The last day of the demo's data.
@@ -66,6 +66,9 @@ doctor: ## Check versions, jars and settings; prints the command that fixes each
 
 bench-build: setup ## Build a mapped graph of 100 M edges; writes benchmarks/results/graph_build.json
 	@$(ACTIVATE); spark-submit --conf spark.ui.showConsoleProgress=false benchmarks/graph_build.py $(ARGS)
+
+bench-day: setup ## Measure a whole day on generated worlds; writes benchmarks/results/day.json
+	@$(ACTIVATE); spark-submit --conf spark.ui.showConsoleProgress=false benchmarks/day.py $(ARGS)
 
 bench-index: setup ## Measure batch top-k beside faiss; writes benchmarks/results/index.json
 	@$(ACTIVATE); spark-submit --conf spark.ui.showConsoleProgress=false benchmarks/index.py $(ARGS)

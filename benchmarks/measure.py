@@ -72,11 +72,13 @@ def machine() -> str:
 
 
 class PeakMemory(threading.Thread):
-    """Largest memory of any Python worker while the block runs: its own pages, and with mapped files."""
+    """Largest memory while the block runs: of any Python worker, its own pages and with mapped files; of the
+    driver, Java and Python together.
+    """
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
-        self.private_mb = self.resident_mb = 0.0
+        self.private_mb = self.resident_mb = self.driver_mb = 0.0
         self._done = threading.Event()
 
     def __enter__(self) -> PeakMemory:
@@ -88,16 +90,23 @@ class PeakMemory(threading.Thread):
         self.join()
 
     def run(self) -> None:
-        """Look at every worker five times a second."""
+        """Look at every process five times a second."""
         while not self._done.wait(0.2):
+            driver = 0.0
             for status in Path("/proc").glob("[0-9]*/status"):
                 try:
-                    # the workers' daemon and what it forks; neither Java nor the driver's python
-                    if b"pyspark.daemon" not in (status.parent / "cmdline").read_bytes():
+                    command = (status.parent / "cmdline").read_bytes()
+                    is_worker = b"pyspark.daemon" in command  # it and what it forks
+                    is_driver = status.parent.name == str(os.getpid()) or b"deploy.SparkSubmit" in command
+                    if not is_worker and not is_driver:
                         continue
                     lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
                     private, resident = (int(lines[name].split()[0]) / 1024 for name in ("RssAnon", "VmRSS"))
                 except (OSError, KeyError):
                     continue
+                if is_driver:
+                    driver += private
+                    continue
                 self.private_mb = max(self.private_mb, private)
                 self.resident_mb = max(self.resident_mb, resident)
+            self.driver_mb = max(self.driver_mb, driver)

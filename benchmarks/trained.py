@@ -59,14 +59,14 @@ def fit(name: str, file: str, data: DataSet, changes: Mapping[str, Any], seed: i
         shapes = Shapes(shapes.num_nodes, {"item": features["item"].shape[1]})
     network = model.network(shapes)
     read = {one for one, declared in network.inputs.items() if declared.feature_width is not None}
-    relations = _relations(network, csr, walks, seed)
+    relations = relations_of(network, csr, walks, seed)
     given = TrainingData(
         shapes.num_nodes,
         {one: x for one, x in features.items() if one in read},
         {"item": csr.item.keys, "context": csr.context.keys},
         {reads: one.heaviest(training.train_neighbors) if "." not in reads else one
          for reads, one in relations.items()},
-        *_examples(model, csr, walks, training, seed),
+        *examples_of(model, csr, walks, training, seed),
     )  # fmt: skip
     trained = train(model, training, given, seed, lambda line: _show(f"{name} {line}"))
     whole = TrainingData(given.num_nodes, given.features, given.keys, relations, given.examples)
@@ -78,7 +78,7 @@ def fit(name: str, file: str, data: DataSet, changes: Mapping[str, Any], seed: i
     return Embedding(name, z["item"], z.get("context"), prior=np.asarray(prior, np.float32))
 
 
-def _relations(network: Network, csr: BipartiteCsr, walks: Walks, seed: int) -> dict[str, Neighborhoods]:
+def relations_of(network: Network, csr: BipartiteCsr, walks: Walks, seed: int) -> dict[str, Neighborhoods]:
     """What the network reads."""
     found: dict[str, Neighborhoods] = {}
     for update in (one for updates in network.layers for one in updates):
@@ -92,9 +92,10 @@ def _relations(network: Network, csr: BipartiteCsr, walks: Walks, seed: int) -> 
     return found
 
 
-def _examples(
+def examples_of(
     model: ModelSettings, csr: BipartiteCsr, walks: Walks, training: Training, seed: int
 ) -> tuple[Examples, HardNegatives | None]:
+    """Pairs or edges to train on, and hard negatives where the settings ask for them."""
     if model.fit().examples == "edges":
         return Examples.of_edges(csr, training.context_fraction, seed), None
     pairs, hard = pairs_in(csr, training, seed), training.hard_negatives
