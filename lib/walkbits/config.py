@@ -77,6 +77,16 @@ class Config(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _buckets_are_cut_from_signs(self) -> Config:
+        size = self.model.network(NO_SHAPES).embedding_size("item")
+        if self.index.wide_codes == "planes" and self.index.lsh_bits > size:
+            raise ValueError(
+                f"index.lsh_bits may be at most the embedding's size {size} where index.wide_codes is "
+                f"planes, got {self.index.lsh_bits}; lower it or set index.wide_codes to rotations"
+            )
+        return self
+
     @property
     def weighted(self) -> bool:
         """Whether walks follow the edges' weights: by `ingest.weighted`, else where a weight is named."""

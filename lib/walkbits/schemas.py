@@ -209,7 +209,10 @@ CODES = Table(
             "ARRAY<BIGINT>",
             "64-bit words, least significant bit first, bit = (x > 0), [code_bits / 64]",
         ),
-        Column("scale", "FLOAT", "mean |x| before the sign; a float score is query x code x scale"),
+        Column("scale", "FLOAT", "Times the bits' signs and a float query: the inner product, about"),
+        Column(
+            "prior_code", "BIGINT", "64 more bits for context to item: the prior in ones; contexts: all ones"
+        ),
     ),
     key=("run_id", "code_bits", "node_id"),
     partition_by=("run_id", "code_bits"),

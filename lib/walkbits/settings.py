@@ -287,6 +287,9 @@ class Index(Section):
 
     code_bits: tuple[CodeBits, ...] = (64, 128, 256)
     """Code widths to publish; buckets are built from the widest one named in `lsh_bits`."""
+    wide_codes: Literal["rotations", "planes"] = "rotations"
+    """What bits beyond the embedding's size are: signs of further rotations, best for Hamming distances and
+    buckets, or further digits of each rotated coordinate, best for float queries against codes."""
     lsh_bits: CodeBits = 128
     """The code width that bands are cut from; one of `code_bits`."""
     lsh: Lsh = Lsh()

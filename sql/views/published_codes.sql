@@ -7,6 +7,7 @@ SELECT
     node_id,
     external_id,
     code,
-    scale
+    scale,
+    prior_code
 FROM codes
 WHERE run_id = (SELECT max_by(run_id, seq) FROM publications WHERE channel = 'live');

@@ -48,7 +48,7 @@ ROWS: list[tuple[Table, dict[str, int | str], list[tuple[object, ...]]]] = [
         [("item", i, "näme" * i, [x + i for x in FLOATS], -i / 7) for i in range(20)]
         + [("context", 20, "", [], 0.0)],
     ),
-    (CODES, {"code_bits": 64}, [("item", i, str(i), [i - 7], i / 3) for i in range(9)]),
+    (CODES, {"code_bits": 64}, [("item", i, str(i), [i - 7], i / 3, -i) for i in range(9)]),
     (RELATED, {}, [("a" * 70, 1, "\U0001f600" * 40, float("nan")), ("b", 2, "c", -0.0)]),
     (
         NEIGHBORHOODS,

@@ -86,9 +86,9 @@ def test_codes_are_judged_by_their_bits_and_buckets(spark: SparkSession, tmp_pat
     store = Store(spark, str(tmp_path / "root"))
     bits = np.random.default_rng(3).random((ITEMS, 64)) < 0.3
     bits[:, :24] = True
-    rows = [(64, "item", i, f"p{i}", code.tolist(), 1.0) for i, code in enumerate(pack_bits(bits))]
+    rows = [(64, "item", i, f"p{i}", code.tolist(), 1.0, -1) for i, code in enumerate(pack_bits(bits))]
     names = "code_bits int, node_type string, node_id bigint, external_id string"
-    codes = spark.createDataFrame(rows, f"{names}, code array<bigint>, scale float")
+    codes = spark.createDataFrame(rows, f"{names}, code array<bigint>, scale float, prior_code bigint")
     index = Index(code_bits=(64,), lsh_bits=64)
     store.write(CODES, codes, RUN)
     store.write(LSH_BUCKETS, buckets_from_codes(codes, index), RUN)

@@ -202,8 +202,9 @@ def test_a_partition_value_is_no_place_for_sql(store: Store, spark: SparkSession
 
 def test_an_independent_reader_sees_the_same_rows(store: Store, spark: SparkSession) -> None:
     codes = spark.createDataFrame(
-        [(64, "item", 0, "a", [-(2**63)], 0.5), (128, "item", 0, "a", [1, 2], 0.25)],
-        "code_bits int, node_type string, node_id bigint, external_id string, code array<bigint>, scale float",
+        [(64, "item", 0, "a", [-(2**63)], 0.5, -1), (128, "item", 0, "a", [1, 2], 0.25, 0)],
+        "code_bits int, node_type string, node_id bigint, external_id string, code array<bigint>, scale float, "
+        "prior_code bigint",
     )
     store.write(CODES, codes, RUN)
     read = deltalake.DeltaTable(store.path(CODES)).to_pyarrow_table().sort_by("code_bits").to_pylist()

@@ -18,7 +18,7 @@ from walkbits.arrays.mapped import save_array
 from walkbits.arrays.places import Place, place_of
 from walkbits.errors import ConfigError, EmptyInputError, InputError
 from walkbits.index.buckets import buckets_from_codes
-from walkbits.index.codes import codes_from_embeddings, encode, pack_bits, pack_bits_sql, rotation
+from walkbits.index.codes import Coder, codes_from_embeddings, pack_bits, pack_bits_sql, prior_codes
 from walkbits.index.exact import QUERY_BLOCK, top_k
 from walkbits.index.matrices import Form, Supported, as_they_are
 from walkbits.index.nearest import Batch, Itself, Plan, nearest
@@ -42,6 +42,7 @@ def random_vectors() -> np.ndarray:
 
 
 X = random_vectors()
+PRIOR = np.random.default_rng(6).uniform(-1, 0.5, len(X)).astype(np.float32)
 
 
 def embeddings(spark: SparkSession, partitions: int, order: np.ndarray | None = None) -> DataFrame:
@@ -53,6 +54,7 @@ def embeddings(spark: SparkSession, partitions: int, order: np.ndarray | None = 
             "node_id": rows,
             "external_id": [f"n{len(X) - row}" for row in rows],
             "embedding": pa.array(list(X[rows]), pa.list_(pa.float32())),
+            "prior": pa.array(np.where(rows < NUM_ITEMS, PRIOR[rows], 0), pa.float32()),
         }
     )
     return spark.createDataFrame(table).repartition(partitions)
@@ -67,9 +69,13 @@ def test_codes_equal_the_pure_function(spark: SparkSession) -> None:
     assert codes.columns == [name for name in schemas.CODES.names if name != "run_id"]
     for bits in INDEX.code_bits:
         found = codes.where(F.col("code_bits") == bits).orderBy("node_id").toPandas()
-        code, scale = encode(X, rotation(9, SIZE, bits))
+        coder = Coder.of(INDEX, 9, SIZE, learned=False)
+        code, scale = coder.encode(X, bits)
         assert found["code"].map(list).tolist() == code.tolist()
         np.testing.assert_array_equal(found["scale"].to_numpy(np.float32), scale)
+        prior = PRIOR[:NUM_ITEMS]
+        ones = prior_codes(prior, float(prior.max()), coder.worth(bits)).tolist()
+        assert found["prior_code"].tolist() == [*ones, *[-1] * (len(X) - NUM_ITEMS)]
         assert found["external_id"].tolist() == [f"n{len(X) - row}" for row in range(len(X))]
 
 
@@ -78,7 +84,11 @@ def test_learned_codes_skip_the_rotation(spark: SparkSession) -> None:
     wide = np.concatenate([X, X, X], axis=1)[:50, :64]
     table = pa.table({"node_id": range(50), "embedding": pa.array(list(wide), pa.list_(pa.float32()))})
     nodes = spark.createDataFrame(table).select(
-        F.lit(schemas.ITEM).alias("node_type"), "node_id", F.lit("x").alias("external_id"), "embedding"
+        F.lit(schemas.ITEM).alias("node_type"),
+        "node_id",
+        F.lit("x").alias("external_id"),
+        "embedding",
+        F.lit(0.0).cast("float").alias("prior"),
     )
     found = codes_from_embeddings(nodes, learned, seed=0, learned=True).orderBy("node_id").toPandas()
     assert found["code"].map(list).tolist() == pack_bits(wide).tolist()
@@ -103,7 +113,8 @@ def test_buckets_equal_the_pure_function(spark: SparkSession, lsh_bits: int, ban
     )
     assert buckets.columns == [name for name in schemas.LSH_BUCKETS.names if name != "run_id"]
     found = buckets.orderBy("node_id", "band").toPandas()
-    expected = buckets_of(encode(X[:NUM_ITEMS], rotation(9, SIZE, lsh_bits))[0], band_bits)
+    coder = Coder.of(index, 9, SIZE, learned=False)
+    expected = buckets_of(coder.encode(X[:NUM_ITEMS], lsh_bits)[0], band_bits)
     assert found["bucket"].tolist() == expected.ravel().tolist()
     assert found["band"].tolist() == list(range(lsh_bits // band_bits)) * NUM_ITEMS
     assert dict(buckets.dtypes) == {

@@ -11,7 +11,7 @@ from pyspark.sql import SparkSession
 from support import world
 from walkbits.arrays.places import exists
 from walkbits.config_file import load_config
-from walkbits.index.codes import encode, rotation
+from walkbits.index.codes import Coder
 from walkbits.models import architectures
 from walkbits.models.base import NO_SHAPES
 from walkbits.schemas import CODES, EDGES, EMBEDDINGS, EVALUATION, HOLDOUT, PUBLICATIONS, RELATED, RUN_METRICS
@@ -62,11 +62,9 @@ def test_a_day_runs_from_a_models_file(spark: SparkSession, tmp_path: Path, arch
     vectors = np.array([row.embedding for row in rows])
     assert len(np.unique(vectors.round(6), axis=0)) > world.NUM_ITEMS
     learned = config.model.network(NO_SHAPES).learned_codes
+    coder = Coder.of(config.index, config.seed, vectors.shape[1], learned=learned)
     for bits in config.index.code_bits:
-        made_by = None if learned else rotation(config.seed, vectors.shape[1], bits)
-        code, scale = encode(
-            vectors[:, :bits].astype(np.float32) if learned else vectors.astype(np.float32), made_by
-        )
+        code, scale = coder.encode(vectors.astype(np.float32), bits)
         published = run.store.read(CODES, run_id=run.run_id, code_bits=bits).collect()
         found = {row.node_id: (row.code, row.scale) for row in published}
         assert found == {row.node_id: (code[at].tolist(), scale[at]) for at, row in enumerate(rows)}

@@ -14,7 +14,7 @@ from pyspark.sql import functions as F
 from reference.buckets import buckets_of
 from reference.plain import packed, random_rows
 from walkbits import schemas
-from walkbits.index.codes import encode, rotation
+from walkbits.index.codes import Coder, rotation
 
 SQL = Path(__file__).resolve().parents[2] / "sql"
 VIEWS = sorted((SQL / "views").glob("*.sql"))
@@ -55,7 +55,8 @@ def name(row: int) -> str | None:
 X = run_vectors(LIVE)
 NODES = run_nodes(LIVE)
 ITEMS = [row for row in NODES if row < NUM_ITEMS]
-CODE = {run_id: encode(run_vectors(run_id), rotation(0, SIZE, 128))[0] for run_id in (LIVE, PREVIOUS)}
+CODER = Coder(rotation(0, SIZE, 128))
+CODE = {run_id: CODER.encode(run_vectors(run_id), 128)[0] for run_id in (LIVE, PREVIOUS)}
 BUCKETS = buckets_of(CODE[LIVE][:, :1], BAND_BITS)
 NEIGHBORS = {
     run_id: random_rows(np.random.default_rng(len(ITEMS) + seed), len(ITEMS), len(ITEMS), 5)
@@ -78,8 +79,13 @@ def published(spark: SparkSession) -> None:
             rows["nodes"].append(node | {"name": name(row), "node_key": row, "degree": row})
             rows["embeddings"].append(node | {"embedding": x[row].tolist(), "prior": 0.0})
             for bits in (64, 128):
-                code, scale = encode(x[[row]], rotation(0, SIZE, bits))
-                coded = {"code_bits": bits, "code": code[0].tolist(), "scale": float(scale[0])}
+                code, scale = CODER.encode(x[[row]], bits)
+                coded = {
+                    "code_bits": bits,
+                    "code": code[0].tolist(),
+                    "scale": float(scale[0]),
+                    "prior_code": -1,
+                }
                 rows["codes"].append(node | coded)
                 if bits == 64 and node_type(row) == schemas.ITEM:
                     for band, bucket in enumerate(buckets_of(code, BAND_BITS)[0].tolist()):

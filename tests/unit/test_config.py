@@ -43,6 +43,11 @@ def test_minimal_config_takes_defaults(tmp_path: Path) -> None:
             "the 128 bits that 'hashgnn' learns, got 256; raise model.code_bits",
         ),
         ({"index": {"lsh_bits": 512}}, "index", "lsh_bits must be one of code_bits"),
+        (
+            {"index": {"wide_codes": "planes"}, "model": {"architecture": "lightgcn", "embedding_size": 64}},
+            "(top level)",
+            "at most the embedding's size 64 where index.wide_codes is planes, got 128; lower it",
+        ),
         ({"interactions": {"path": "a", "table": "t"}}, "interactions", "exactly one of path and table"),
         (
             {"interactions": {"path": "a", "lookback_days": 3}},

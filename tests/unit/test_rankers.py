@@ -11,7 +11,7 @@ from walkbits.errors import ConfigError, InputError
 from walkbits.evaluation import rankers, tables
 from walkbits.evaluation.rankers import Ranker
 from walkbits.evaluation.splits import Edges, Split
-from walkbits.index.codes import encode, project, rotation, unpack_bits
+from walkbits.index.codes import Coder, project, rotation, unpack_bits
 from walkbits.network.arithmetic import supported
 
 ITEMS, CONTEXTS, K = 50, 90, 8
@@ -182,11 +182,12 @@ def test_support_weighs_between_items_alone(split: Split) -> None:
     expected = plainly(items, lambda q, h: wide @ wide[q] * split.popularity / (split.popularity + 10))
     np.testing.assert_array_equal(ranker.rank(items, K), expected)
     r = rotation(5, 12, 64)
-    code, scale = encode(x, r)
+    coder = Coder(r)
+    code, scale = coder.encode(x, 64)
     weighed = (2.0 * unpack_bits(code) - 1) * (scale * support)[:, None]
     queries, row = project(ranker.queries(items), r), iter(range(10**6))
     expected = plainly(items, lambda q, h: weighed @ queries[next(row)])
-    asymmetric = rankers.Codes("asymmetric", ranker, code, scale, r, asymmetric=True)
+    asymmetric = rankers.Codes("asymmetric", ranker, code, scale, coder, asymmetric=True)
     assert (asymmetric.rank(items, K) == expected).mean() > 0.99  # fp32 against fp64
 
 
@@ -194,29 +195,70 @@ def test_support_weighs_between_items_alone(split: Split) -> None:
 def test_codes_are_read_and_the_query_alone_is_projected(either: Split, rotated: bool) -> None:
     x = np.random.default_rng(2).standard_normal((ITEMS, 64)).astype(np.float32)
     r = rotation(5, 64, 128) if rotated else None
-    code, scale = encode(x, r)
+    coder = Coder(r)
+    code, scale = coder.encode(x, 128 if rotated else 64)
     embedding = rankers.Embedding("embeddings", x)
     bits = 2.0 * unpack_bits(code) - 1
     queries = project(embedding.queries(either), r)
     row = iter(range(10**6))
     expected = plainly(either, lambda q, h: bits @ np.where(queries[next(row)] > 0, 1, -1))
-    hamming = rankers.Codes("hamming", embedding, code, scale, r, asymmetric=False)
+    hamming = rankers.Codes("hamming", embedding, code, scale, coder, asymmetric=False)
     np.testing.assert_array_equal(hamming.rank(either, K), expected)
     row = iter(range(10**6))
     expected = plainly(either, lambda q, h: (bits * scale[:, None]) @ queries[next(row)])
-    asymmetric = rankers.Codes("asymmetric", embedding, code, scale, r, asymmetric=True)
+    asymmetric = rankers.Codes("asymmetric", embedding, code, scale, coder, asymmetric=True)
     assert (asymmetric.rank(either, K) == expected).mean() > 0.99  # fp32 against fp64
     with pytest.raises(InputError, match="one per item"):
-        rankers.Codes("short", embedding, code[:9], scale[:9], r, False).rank(either, K)
+        rankers.Codes("short", embedding, code[:9], scale[:9], coder, False).rank(either, K)
 
 
 def test_the_prior_weighs_in_codes_as_in_the_float_score(split: Split) -> None:
     x = np.random.default_rng(2).standard_normal((ITEMS, 64)).astype(np.float32)
     prior = np.where(np.arange(ITEMS) == 11, 1e4, 0.0).astype(np.float32)
-    r = rotation(5, 64, 64)
-    ranker = rankers.Codes("asymmetric", rankers.Embedding("e", x, prior=prior), *encode(x, r), r, True)
+    coder, embedding = Coder(rotation(5, 64, 64), planes=True), rankers.Embedding("e", x, prior=prior)
+    ranker = rankers.Codes("asymmetric", embedding, *coder.encode(x, 128), coder, True)
     first = ranker.rank(split, 1)[:, 0]
     known = np.array([11 in split.history[[row]].indices for row in range(len(split.queries))])
     assert (first[~known] == 11).all()
     assert not (first[known] == 11).any()
     assert (ranker.rank(split.item_to_item(1), 1) == 11).mean() < 0.3
+
+
+def test_the_prior_adds_to_the_asymmetric_score_what_it_adds_to_the_float_score(split: Split) -> None:
+    random = np.random.default_rng(2)
+    x, prior = random.standard_normal((ITEMS, 64)).astype(np.float32), random.standard_normal(ITEMS)
+    coder, embedding = Coder(rotation(5, 64, 64), planes=True), rankers.Embedding("e", x, prior=prior)
+    fine = rankers.Codes(
+        "asymmetric", embedding, *coder.encode(x, 512), coder, True
+    )  # eight bits a coordinate
+    assert (fine.rank(split, K) == embedding.rank(split, K)).mean() > 0.9
+
+
+def test_candidates_are_ordered_by_the_float_score(either: Split) -> None:
+    x = np.random.default_rng(2).standard_normal((ITEMS, 64)).astype(np.float32)
+    coder, embedding = Coder(rotation(5, 64, 64)), rankers.Embedding("e", x)
+    first = rankers.Codes("hamming", embedding, *coder.encode(x, 64), coder, False)
+    near = first.rank(either, 12)
+    expected = embedding.rank(either, ITEMS)
+    found = rankers.Reranked("hierarchical", first, embedding, 12).rank(either, K)
+    for query, listed in enumerate(found):
+        kept = [item for item in expected[query] if item in near[query] and item >= 0][:K]
+        assert listed[listed >= 0].tolist() == kept
+    everything = rankers.Reranked("hierarchical", first, embedding, ITEMS)
+    np.testing.assert_array_equal(everything.rank(either, K), embedding.rank(either, K))
+
+
+def test_the_priors_bits_count_from_contexts_alone(split: Split) -> None:
+    x = np.random.default_rng(2).standard_normal((ITEMS, 64)).astype(np.float32)
+    coder, embedding = Coder(rotation(5, 64, 64)), rankers.Embedding("e", x)
+    code, scale = coder.encode(x, 64)
+    ones = np.arange(ITEMS) % 65
+    prior_code = np.array([(1 << one) - 1 - (1 << 64 if one == 64 else 0) for one in ones.tolist()])
+    ranker = rankers.Codes("hamming", embedding, code, scale, coder, False, prior_code)
+    own = coder.encode(embedding.queries(split), 64)[0]
+    row = iter(range(10**6))
+    bits = unpack_bits(code)
+    expected = plainly(split, lambda q, h: ones - (bits != unpack_bits(own[[next(row)]])).sum(axis=1))
+    np.testing.assert_array_equal(ranker.rank(split, K), expected)
+    items, plain = split.item_to_item(1), rankers.Codes("plain", embedding, code, scale, coder, False)
+    np.testing.assert_array_equal(ranker.rank(items, K), plain.rank(items, K))

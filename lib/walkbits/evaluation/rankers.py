@@ -18,7 +18,7 @@ from walkbits.errors import InputError
 from walkbits.evaluation import tables
 from walkbits.evaluation.splits import Split
 from walkbits.graph.csr import BipartiteCsr
-from walkbits.index.codes import pack_bits, project, signs
+from walkbits.index.codes import Coder, signs
 from walkbits.index.exact import top_k, top_k_dense
 from walkbits.types import F32, F64, I64, Relation
 from walkbits.walks.kernel import neighborhoods_of
@@ -228,38 +228,50 @@ class Embedding:
 
     def rank(self, split: Split, k: int) -> I64:
         """See `Ranker`."""
+        return top_k(*self.scored(split), k, split.masked)[0]
+
+    def scored(self, split: Split) -> tuple[F32, F32]:
+        """Whose inner products are the scores: queries fp32 [queries, d'] and items fp32 [items, d']."""
         queries = self.queries(split)
         items = unit(self.items) if self.cosine or split.task == "item_to_item" else self.items
         if self.support is not None and split.task == "item_to_item":
             items = items * self.support[:, None]
-        if self.prior is not None and split.task == "context_to_item":
-            queries = np.hstack([queries, np.ones((len(queries), 1), np.float32)])
-            items = np.hstack([items, self.prior.astype(np.float32)[:, None]])
-        return top_k(queries, np.ascontiguousarray(items), k, split.masked)[0]
+        return _with_prior(queries, items, self.prior if split.task == "context_to_item" else None)
+
+
+def _with_prior(queries: F32, items: F32, prior: F32 | None) -> tuple[F32, F32]:
+    """With one more coordinate, 1 and the prior."""
+    if prior is not None:
+        queries = np.hstack([queries, np.ones((len(queries), 1), np.float32)])
+        items = np.hstack([items, prior.astype(np.float32)[:, None]])
+    return queries, np.ascontiguousarray(items)
 
 
 @dataclass(frozen=True)
 class Codes:
-    """Items by their published codes; the float query's side is computed as a reader of the table does.
+    """Items by their published codes; the query's side is computed as a reader of the table does.
 
-        hamming:     code_bits - 2 * (bits in which query and item differ)
-        asymmetric:  <R q, 2 bits - 1> * scale + prior, weighed as in the float score      R: the rotation
+        hamming:     code_bits - 2 * (bits in which query and item differ), with `prior_code` those of it too
+        asymmetric:  scale * <what each bit counts for q, 2 bits - 1> + prior, as in the float score
 
     Attributes:
         name: What the figures call it.
         queried: The embeddings behind the codes: makes the queries' vectors.
         code: int64 words [items, code_bits / 64], as published.
         scale: fp32 [items], as published.
-        rotated_by: fp32 [code_bits, d]; None where the embedding's own signs are the code.
+        coder: Of the run.
         asymmetric: Which of the two scores.
+        prior_code: int64 [items], as published; None where Hamming distances go without. Between items they
+            always do.
     """
 
     name: str
     queried: Embedding
     code: I64
     scale: F32
-    rotated_by: F32 | None
+    coder: Coder
     asymmetric: bool
+    prior_code: I64 | None = None
 
     def rank(self, split: Split, k: int) -> I64:
         """See `Ranker`.
@@ -272,23 +284,50 @@ class Codes:
                 f"codes must be one per item, got {len(self.code)} of {len(self.queried.items)} items; "
                 "rebuild the index"
             )
-        bits = 64 * self.code.shape[1]
-        projected = project(self.queried.queries(split), self.rotated_by)[:, :bits]  # [queries, bits]
-        items = signs(self.code)
+        queries, items = self.queried.queries(split), signs(self.code)
+        bits, to_context = items.shape[1], split.task == "context_to_item"
         if not self.asymmetric:
-            return top_k(signs(pack_bits(projected)), items, k, split.masked)[0]
-        queries = projected.astype(np.float32)
+            own, ones = signs(self.coder.encode(queries, bits)[0]), None
+            if self.prior_code is not None and to_context:
+                ones = signs(self.prior_code[:, None]).sum(axis=1)  # of a context all are
+            return top_k(*_with_prior(own, items, ones), k, split.masked)[0]
         items *= self.scale[:, None]
-        if self.queried.support is not None and split.task == "item_to_item":
+        if self.queried.support is not None and not to_context:
             items *= self.queried.support[:, None]
-        prior = self.queried.prior
-        if prior is not None and split.task == "context_to_item":
-            # Of a rotated code the score estimates 2/pi * code_bits / d of the float score (codes.py).
-            rotated = self.rotated_by is not None
-            worth = 2.0 / np.pi * bits / self.queried.items.shape[1] if rotated else 1.0
-            queries = np.hstack([queries, np.full((len(queries), 1), worth, np.float32)])
-            items = np.hstack([items, prior.astype(np.float32)[:, None]])
-        return top_k(queries, np.ascontiguousarray(items), k, split.masked)[0]
+        counted = self.coder.queries(queries, bits).astype(np.float32)
+        prior = self.queried.prior if to_context else None
+        return top_k(*_with_prior(counted, items, prior), k, split.masked)[0]
+
+
+@dataclass(frozen=True)
+class Reranked:
+    """The best items of one ranker, ordered by the embeddings' score: HashGNN's hierarchical search.
+
+    Attributes:
+        name: What the figures call it.
+        first: Finds the candidates.
+        embedding: Orders them.
+        depth: M, how many.
+    """
+
+    name: str
+    first: Ranker
+    embedding: Embedding
+    depth: int = 500
+
+    def rank(self, split: Split, k: int) -> I64:
+        """See `Ranker`."""
+        found = np.sort(self.first.rank(split, max(k, self.depth)), axis=1)  # ties by item
+        queries, items = self.embedding.scored(split)
+        best = np.empty((len(found), k), np.int64)
+        for start in range(0, len(found), _BLOCK):
+            rows = slice(start, start + _BLOCK)
+            near = items[found[rows]]  # [queries, depth, d]
+            scores = np.einsum("qd,qnd->qn", queries[rows].astype(np.float64), near)
+            scores[found[rows] < 0] = -np.inf
+            order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+            best[rows] = np.take_along_axis(found[rows], order, axis=1)
+        return best
 
 
 def graph_of(split: Split, context_weight_exponent: float = 0.0) -> BipartiteCsr:

@@ -1,17 +1,23 @@
-"""Sign codes: which bit an embedding's coordinate becomes, and how codes are compared.
+"""Sign codes: which bits an embedding becomes, and how codes are compared.
 
-    y = R x                      R: [code_bits, embedding_size], seeded random rotation
-    bit_b = (y_b > 0)            packed in 64-bit words, least significant bit first
-    scale = mean_b |y_b|
+    y = R x                              R: seeded random rotation; y = x where a model learned the code
+    bit_b = (residual of y_b > 0)        packed in 64-bit words, least significant bit first
+    scale = <x, x> / sum_b w_b y_b s_b   s_b = 2 bit_b - 1
 
-Symmetric distance of two codes: the number of bits in which they differ (Hamming).
-Asymmetric score of a float query q and a coded item:
+Bits beyond the embedding's size are further planes of it, as in a number's binary digits, or further
+rotations. Bit b belongs to coordinate c = b mod size of plane p = b div size:
 
-    score(q, item) = sum_b (R q)_b * (2 bit_b - 1) * scale
+    planes      residual of y_b = y_c - sigma * sum_(planes before p) w s     sigma = |x| / sqrt(size)
+    rotations   residual of y_b = y_b, w = 1; R is a stack of independent rotations
 
-which estimates (code_bits / embedding_size) * <q, x>, up to a shrinkage common to all
-items, and therefore ranks as the inner product does. R is a stack of orthonormal blocks,
-so narrow codes are prefixes of wide ones.
+Symmetric distance of two codes: the number of bits in which they differ (Hamming), for which more rotations
+are better. Asymmetric score of a float query q and a coded item, for which more planes are better:
+
+    score(q, item) = scale * sum_b w_b (R q)_b s_b
+
+It estimates <q, x>, and is <x, x> for x itself: what is added to the float score, as an item's prior, is
+added to this one. To a Hamming distance of a context and an item the prior is added as 64 more bits: a
+context's are all ones, an item's as many as its prior is worth.
 
 The projection is computed in integers that fp64 holds exactly: no bit depends on a block
 shape, a batch boundary, a thread count or a BLAS.
@@ -20,6 +26,7 @@ shape, a batch boundary, a thread count or a BLAS.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -28,7 +35,7 @@ from numpy.typing import ArrayLike, NDArray
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from walkbits import rng, settings
+from walkbits import rng, schemas, settings
 from walkbits.errors import ConfigError, EmptyInputError, InputError
 from walkbits.tables.rows import Batches, Step
 from walkbits.types import F32, F64, I64
@@ -40,6 +47,9 @@ _ROTATION_GRID: Final = 2.0**-23
 _COORDINATE_BITS: Final = 24
 _MAX_SIZE: Final = 4096
 """24 + 23 bits a product, and at most sqrt(4096) = 2^6 of them at full length: 2^53."""
+
+_STEPS: Final = (1.5958, 0.9957, 0.5860, 0.3352, 0.1881, 0.1041, 0.0569, 0.0308)
+"""Between levels of 1 to 8 bits, of least square error for a normal coordinate of deviation 1 (Max 1960)."""
 
 _BLOCK: Final = 8192
 """Rows of one GEMM: 8,192 x 256 fp64 projections are 16 MB."""
@@ -154,25 +164,107 @@ def signs(code: I64) -> F32:
     return np.where(unpack_bits(code), np.float32(1), np.float32(-1))
 
 
-def encode(embeddings: F32, rotated_by: F32 | None) -> tuple[I64, F32]:
-    """Codes and scales of embeddings; a zero vector gets the all-zero code and scale 0.
+def prior_codes(prior: F32, largest: float, worth: float) -> I64:
+    """An item's prior in ones, against all ones of a context: int64 [n].
 
     Args:
-        embeddings: fp32 [n, embedding_size], finite.
-        rotated_by: as in `project`.
-
-    Returns:
-        int64 words [n, code_bits / 64] and fp32 scales [n].
-
-    Raises:
-        InputError: as `project`.
-        ConfigError: as `pack_bits`.
+        prior: fp32 [n].
+        largest: of all items.
+        worth: by how much the score falls with one more bit that differs (`Coder.worth`). A prior that is
+            smaller by so much costs a bit, 64 at most.
     """
-    return _codes_of(project(embeddings, rotated_by))
+    missing = np.rint((largest - prior.astype(np.float64)) / worth).clip(0, WORD_BITS)
+    shift = np.minimum(missing, WORD_BITS - 1).astype(np.uint64)
+    ones = np.where(missing < WORD_BITS, np.uint64(2**WORD_BITS - 1) >> shift, np.uint64(0))
+    return ones.view(np.int64)
 
 
-def _codes_of(projected: F64) -> tuple[I64, F32]:
-    return pack_bits(projected), np.abs(projected).mean(axis=1).astype(np.float32)
+@dataclass(frozen=True)
+class Coder:
+    """How embeddings become codes.
+
+    Attributes:
+        rotated_by: A `rotation` [rows, embedding_size]; None where a model has learned the coordinates whose
+            signs are the code.
+        planes: Whether bits beyond the rows are further planes.
+    """
+
+    rotated_by: F32 | None
+    planes: bool = False
+
+    @classmethod
+    def of(cls, index: settings.Index, seed: int, embedding_size: int, *, learned: bool) -> Coder:
+        """The coder of a run.
+
+        Args:
+            index: its widest code decides how many rotations are drawn.
+            seed: of the rotations.
+            learned: whether the embedding is the output of a hash layer.
+        """
+        if learned:
+            return cls(None)
+        planes, widest = index.wide_codes == "planes", max(index.code_bits)
+        rows = min(widest, embedding_size) if planes else widest
+        return cls(rotation(seed, embedding_size, rows), planes)
+
+    def encode(self, embeddings: F32, code_bits: int) -> tuple[I64, F32]:
+        """Codes and scales of embeddings; a zero vector gets the all-zero code and scale 0.
+
+        Args:
+            embeddings: fp32 [n, embedding_size], finite.
+            code_bits: a multiple of 64.
+
+        Returns:
+            int64 words [n, code_bits / 64] and fp32 scales [n].
+
+        Raises:
+            InputError: as `project`, or there are not so many bits.
+            ConfigError: as `pack_bits`.
+        """
+        return self.codes_of(project(embeddings, self.rotated_by), embeddings, code_bits)
+
+    def codes_of(self, projected: F64, embeddings: F32, code_bits: int) -> tuple[I64, F32]:
+        """`encode` of embeddings that are projected already."""
+        width = projected.shape[1]
+        squares = (embeddings.astype(np.float64) ** 2).sum(axis=1)  # [n]
+        sigma = np.sqrt(squares / embeddings.shape[1])[:, None]
+        residual, kept, parts = projected, np.zeros(len(projected)), []
+        for weights in self._weights(width, code_bits):
+            count = len(weights)
+            parts.append(residual[:, :count])
+            worth = np.where(parts[-1] > 0, weights, -weights)  # [n, count]
+            kept += (projected[:, :count] * worth).sum(axis=1)
+            residual = parts[-1] - sigma * worth
+        scale = np.divide(squares, kept, out=np.zeros_like(squares), where=kept > 0)
+        return pack_bits(np.concatenate(parts, axis=1)), scale.astype(np.float32)
+
+    def queries(self, vectors: F32, code_bits: int) -> F64:
+        """What each bit counts for a float query, w_b (R q)_b: fp64 [n, code_bits]."""
+        projected = project(vectors, self.rotated_by)
+        weights = self._weights(projected.shape[1], code_bits)
+        return np.concatenate([projected[:, : len(one)] * one for one in weights], axis=1)
+
+    def worth(self, code_bits: int) -> float:
+        """By how much the cosine of unit vectors falls with one more bit that differs.
+
+        Of random rotations a share angle / pi of the bits differs. A hash layer was trained on the cosine of
+        the signs themselves.
+        """
+        return (2.0 if self.rotated_by is None else np.pi) / code_bits
+
+    def _weights(self, width: int, code_bits: int) -> list[F64]:
+        """W of each plane's bits; a coordinate of m bits has the levels of the best uniform quantiser."""
+        if code_bits > width and not self.planes:
+            raise InputError(
+                f"embedding must have at least {code_bits} coordinates for {code_bits}-bit codes, "
+                f"got {width}; lower index.code_bits"
+            )
+        if code_bits <= width:
+            return [np.ones(code_bits)]
+        bits = (code_bits - np.arange(width) - 1) // width + 1  # of each coordinate
+        known = np.minimum(bits, len(_STEPS))
+        step = np.array(_STEPS)[known - 1]
+        return [(step * 2.0 ** (known - plane - 2))[bits > plane] for plane in range(int(bits[0]))]
 
 
 def codes_from_embeddings(
@@ -181,42 +273,43 @@ def codes_from_embeddings(
     """One row per node and code width.
 
     Args:
-        embeddings: node_type, node_id, external_id, embedding ARRAY<FLOAT>.
+        embeddings: node_type, node_id, external_id, embedding ARRAY<FLOAT>, prior.
         index: its `code_bits` are the widths.
         seed: of the rotation.
         learned: whether the embedding is the output of a hash layer, whose signs are the
             code; it must then have as many coordinates as the widest code.
 
     Returns:
-        code_bits, node_type, node_id, external_id, code, scale.
+        code_bits, node_type, node_id, external_id, code, scale, prior_code.
 
     Raises:
         EmptyInputError: no embeddings.
     """
-    first = embeddings.select(F.size("embedding").alias("size")).first()
-    if first is None:
+    is_item = F.col("node_type") == schemas.ITEM
+    about = embeddings.agg(F.first(F.size("embedding")).alias("size"), F.max(F.when(is_item, F.col("prior"))))
+    size, largest = about.collect()[0]
+    if size is None:
         raise EmptyInputError("embeddings must hold rows, got none; run the layers first")
-    rotated_by = None if learned else rotation(seed, first["size"], max(index.code_bits))
-    columns = embeddings.select("node_type", "node_id", "external_id", "embedding")
+    coder = Coder.of(index, seed, size, learned=learned)
+    columns = embeddings.select("node_type", "node_id", "external_id", "embedding", "prior")
     schema = (
-        "code_bits INT, node_type STRING, node_id BIGINT, external_id STRING, code ARRAY<BIGINT>, scale FLOAT"
+        "code_bits INT, node_type STRING, node_id BIGINT, external_id STRING, code ARRAY<BIGINT>, "
+        "scale FLOAT, prior_code BIGINT"
     )
-    return columns.mapInArrow(_encoder(sorted(index.code_bits), rotated_by), schema)
+    return columns.mapInArrow(_encoder(sorted(index.code_bits), coder, largest or 0.0), schema)
 
 
-def _encoder(widths: Sequence[int], rotated_by: F32 | None) -> Step:
+def _encoder(widths: Sequence[int], coder: Coder, largest: float) -> Step:
     def encode_batches(batches: Batches) -> Batches:
         for batch in batches:
             if not batch.num_rows:
                 continue
-            projected = project(vectors(batch.column("embedding")), rotated_by)  # [rows, widest]
-            if projected.shape[1] < widths[-1]:
-                raise InputError(
-                    f"embedding must have at least {widths[-1]} coordinates for {widths[-1]}-bit codes, "
-                    f"got {projected.shape[1]}; lower index.code_bits"
-                )
+            embeddings = vectors(batch.column("embedding"))
+            projected = project(embeddings, coder.rotated_by)  # [rows, coordinates]
+            is_item = batch.column("node_type").to_numpy(zero_copy_only=False) == schemas.ITEM
+            prior = np.where(is_item, batch.column("prior").to_numpy(), np.float32(largest))
             for width in widths:
-                code, scale = _codes_of(projected[:, :width])
+                code, scale = coder.codes_of(projected, embeddings, width)
                 ends = np.arange(len(code) + 1, dtype=np.int32) * code.shape[1]
                 yield pa.RecordBatch.from_pydict(
                     {
@@ -224,6 +317,7 @@ def _encoder(widths: Sequence[int], rotated_by: F32 | None) -> Step:
                         **{name: batch.column(name) for name in ("node_type", "node_id", "external_id")},
                         "code": pa.ListArray.from_arrays(ends, code.ravel()),
                         "scale": scale,
+                        "prior_code": prior_codes(prior, largest, coder.worth(width)),
                     }
                 )
 

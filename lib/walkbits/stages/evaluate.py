@@ -13,7 +13,7 @@ from walkbits.errors import EmptyInputError
 from walkbits.evaluation.protocol import Figure, evaluate, space
 from walkbits.evaluation.rankers import Codes, Embedding, ItemKnn, Popularity, Ranker
 from walkbits.evaluation.splits import Edges, Split
-from walkbits.index.codes import rotation, vectors
+from walkbits.index.codes import Coder, vectors
 from walkbits.models.card import read_card
 from walkbits.network.arithmetic import supported
 from walkbits.runs.reuse import MODEL
@@ -143,25 +143,26 @@ def _embedding(context: StageRun, split: Split) -> Embedding:
 
 
 def _codes(context: StageRun, queried: Embedding) -> list[Ranker]:
-    """Both scores of every published code width, over the committed table."""
+    """Every score of every published code width, over the committed table."""
     config = context.config
     learned = read_card(context.artifacts(MODEL)).network.learned_codes
-    widest = max(config.index.code_bits)
-    rotated_by = None if learned else rotation(config.seed, queried.items.shape[1], widest)
+    coder = Coder.of(config.index, config.seed, queried.items.shape[1], learned=learned)
     rankers: list[Ranker] = []
     for bits in sorted(config.index.code_bits):
         rows = (
             context.store.read(CODES, run_id=context.run_id, code_bits=bits)
             .where(F.col("node_type") == ITEM)
-            .select("node_id", "code", "scale")
+            .select("node_id", "code", "scale", "prior_code")
             .toArrow()
         )
         order = np.argsort(rows["node_id"].to_numpy())
         code = rows["code"].combine_chunks().flatten().to_numpy().reshape(len(order), -1)[order]
         scale = rows["scale"].to_numpy()[order]
+        prior = rows["prior_code"].to_numpy()[order] if queried.prior is not None else None
         rankers += [
-            Codes(f"{kind}_{bits}", queried, code, scale, rotated_by, kind == "asymmetric")
-            for kind in ("hamming", "asymmetric")
+            Codes(f"{kind}_{bits}", queried, code, scale, coder, kind == "asymmetric", added)
+            for kind, added in (("hamming", None), ("hamming_prior", prior), ("asymmetric", None))
+            if kind != "hamming_prior" or added is not None
         ]
     return rankers
 
