@@ -38,6 +38,8 @@ class Contender:
         seeds: How many seeds are measured; 1 where chance has no part.
         vectors: Whether it is one float vector per node.
         most_items: Largest catalogue it is built for.
+        codes: Whether codes of its vectors are measured too.
+        learned: Whether these are the vectors' own signs.
     """
 
     name: str
@@ -47,6 +49,8 @@ class Contender:
     seeds: int = 1
     vectors: bool = False
     most_items: int | None = None
+    codes: bool = False
+    learned: bool = False
 
 
 def grid(**values: Sequence[Any]) -> list[Settings]:
@@ -88,7 +92,13 @@ def _trained() -> list[Contender]:
     document = parse_yaml((ROOT / "benchmarks" / "quality.yaml").read_text(encoding="utf-8"))
     return [
         Contender(
-            name, partial(trained.fit, name, one["model"]), seeds=one["seeds"], vectors=True, data=one["data"]
+            name,
+            partial(trained.fit, name, one["model"]),
+            seeds=one["seeds"],
+            vectors=True,
+            data=one["data"],
+            codes=one.get("codes", False),
+            learned=trained.learned_codes(one["model"]),
         )
         for name, one in document.items()
     ]

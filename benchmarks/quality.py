@@ -18,12 +18,14 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import quality_codes
 import quality_data
 from contenders import CONTENDERS, Contender, Settings
 from measure import ROOT, machine
 from quality_data import DATA_SETS, DataSet
 from walkbits.config_file import parse_yaml
 from walkbits.evaluation.protocol import evaluate
+from walkbits.evaluation.rankers import Embedding
 from walkbits.settings import RankingMetric
 
 RESULTS = ROOT / "benchmarks" / "results" / "quality.json"
@@ -54,13 +56,20 @@ def chosen_on(data: DataSet, contender: Contender) -> Settings:
     )
 
 
-def of_seed(data: DataSet, contender: Contender, settings: Settings, seed: int) -> dict[str, float]:
-    """Build once, rank once: metrics, and minutes of CPU time of building, which other work hardly moves."""
+def of_seed(data: DataSet, contender: Contender, settings: Settings, seed: int) -> dict[str, Any]:
+    """Build once, rank once: metrics, and minutes of CPU time of building, which other work hardly moves.
+
+    Codes, where they are measured, are under `codes`.
+    """
     began = time.process_time()
     ranker = contender.build(data, settings, seed)
     minutes = (time.process_time() - began) / 60
     figures = evaluate(data.split, [ranker], KS, METRICS)
-    return {f"{one.metric}_at_{one.k}": one.value for one in figures} | {"minutes": minutes}
+    found: dict[str, Any] = {f"{one.metric}_at_{one.k}": one.value for one in figures} | {"minutes": minutes}
+    if contender.codes:
+        assert isinstance(ranker, Embedding)
+        found["codes"] = quality_codes.measured(data.split, ranker, seed, learned=contender.learned)
+    return found
 
 
 def measured(
@@ -76,7 +85,8 @@ def measured(
     by_seed = dict(earlier.get("by_seed", {})) if earlier.get("settings") == settings else {}
     for seed in seeds or range(1, contender.seeds + 1):
         by_seed[str(seed)] = of_seed(data, contender, settings, seed)
-    values = {name: [one[name] for one in by_seed.values()] for name in next(iter(by_seed.values()))}
+    names = [name for name in next(iter(by_seed.values())) if name != "codes"]
+    values = {name: [one[name] for one in by_seed.values()] for name in names}
     return {
         **{name: round(statistics.mean(found), 5) for name, found in values.items()},
         "spread": round(max(values["recall_at_20"]) - min(values["recall_at_20"]), 5),
@@ -138,6 +148,7 @@ def page(results: dict[str, Any]) -> str:
     for title, names in GROUPS.items():
         table = side_by_side(results, names)
         parts += [f"## {title}\n", "Recall@20 of the rows above.\n", *table, ""] if table else []
+    parts += quality_codes.page({name: data["rows"] for name, data in results["data"].items()})
     return "\n".join(parts)
 
 
@@ -162,6 +173,8 @@ def write(results: dict[str, Any]) -> None:
         for pooling in ("importance", "mean", "max")
         if f"pinsage_{pooling}" in rows
     }
+    coded = results["data"].get("gowalla", {}).get("rows", {})
+    results |= quality_codes.summary("gowalla", coded)
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     PAGE.write_text(page(results), encoding="utf-8")
@@ -236,6 +249,9 @@ def show(data: str, contender: str, row: dict[str, Any]) -> None:
     """One line of figures."""
     figures = f"{row['recall_at_20']:.4f} {row['ndcg_at_20']:.4f} {row['minutes']:6.1f} min"
     sys.stdout.write(f"{data:<20}{contender:<20}{figures}\n")
+    for way, one in row.get("codes", {}).items():
+        share = one["recall_at_20"] / row["codes"]["float"]["recall_at_20"]
+        sys.stdout.write(f"{way:>40} {one['recall_at_20']:.4f} {share:.3f} {one['exact_50']:.3f}\n")
     sys.stdout.flush()
 
 

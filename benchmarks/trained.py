@@ -19,7 +19,7 @@ from walkbits.evaluation.rankers import Embedding, graph_of
 from walkbits.evaluation.splits import Split
 from walkbits.graph.csr import BipartiteCsr
 from walkbits.models import parse_model
-from walkbits.models.base import ModelSettings, Shapes
+from walkbits.models.base import NO_SHAPES, ModelSettings, Shapes
 from walkbits.network.declaration import TABLE, Network
 from walkbits.network.subgraphs import Neighborhoods
 from walkbits.settings import Training, Walks
@@ -44,6 +44,11 @@ def settings_of(file: str, changes: Mapping[str, Any]) -> tuple[ModelSettings, W
         Walks.model_validate(document.get("walks", {})),
         Training.model_validate(document.get("training", {})),
     )
+
+
+def learned_codes(file: str) -> bool:
+    """Whether a model's codes are the signs of its vectors."""
+    return settings_of(file, {})[0].network(NO_SHAPES).learned_codes
 
 
 def fit(name: str, file: str, data: DataSet, changes: Mapping[str, Any], seed: int) -> Embedding:

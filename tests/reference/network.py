@@ -19,7 +19,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "pinsage": {"hidden_size": 6, "embedding_size": 5},
     "item_pool": {"embedding_size": 6, "content": True},
     "lightgcn": {"embedding_size": 5, "num_layers": 2},
-    "hashgnn": {"hidden_size": 6, "code_bits": 64},
+    "hashgnn": {"embedding_size": 6, "code_bits": 64},
     "two_tower": {"embedding_size": 5, "hidden_size": 7, "content": True},
 }
 """Sizes for a test; a model that is not listed is tried with its defaults."""

@@ -14,7 +14,7 @@ from reference.network import random_world
 from reference.plain import random_graph
 from walkbits.errors import EmptyInputError, InputError, TrainingError
 from walkbits.models import parse_model
-from walkbits.models.base import Shapes, ThroughSign
+from walkbits.models.base import Sgd, Shapes, ThroughSign
 from walkbits.models.pinsage import PinSage
 from walkbits.network.declaration import Input, Network, Output, Update
 from walkbits.network.module import Module
@@ -27,6 +27,7 @@ from walkbits.training.loop import Trained, train
 from walkbits.training.objectives import (
     Embedded,
     cross_rank,
+    loss_of,
     max_margin,
     own_rank,
     positive_rank,
@@ -315,46 +316,83 @@ def test_the_loss_is_the_papers() -> None:
     assert float(plain) == pytest.approx(np.mean(easy))
 
 
+def unit_batch(rows: int, width: int) -> tuple[torch.Tensor, Embedded]:
+    z = torch.from_numpy(np.random.default_rng(0).standard_normal((rows, width)).astype(np.float32))
+    z = (z / z.norm(dim=1, keepdim=True)).requires_grad_()
+    allowed = ~torch.eye(rows, dtype=torch.bool)
+    return z, Embedded(z, z[:rows], z, torch.zeros(rows, 0, width), allowed)
+
+
+def signs_of(z: torch.Tensor) -> torch.Tensor:
+    return torch.where(z > 0, 1.0, -1.0) / z.shape[1] ** 0.5
+
+
 def test_the_guided_estimator_sees_values_first_and_signs_last() -> None:
-    rng = np.random.default_rng(0)
-    z = torch.from_numpy(rng.standard_normal((200, 4)).astype(np.float32)).requires_grad_()
-    batch = Embedded(z, z[:200], z, torch.zeros(200, 0, 4), torch.ones(200, 200, dtype=torch.bool))
-    guided = ThroughSign("guided", 0.8, 0.5, 0.2)
+    z, batch = unit_batch(200, 4)
+    guided = ThroughSign("guided", 0.8)
 
     def seen(progress: float) -> tuple[torch.Tensor, torch.Tensor]:
         found = through_sign(batch, guided, progress, 7, 3)
         return found.query, found.positive
 
-    assert torch.equal(seen(0.0)[0], z)
+    torch.testing.assert_close(seen(0.0)[0], z)
     for progress in (0.8, 1.0):
-        assert torch.equal(seen(progress)[0], torch.where(z > 0, 1.0, -1.0))
+        torch.testing.assert_close(seen(progress)[0], signs_of(z))
     half, mate = seen(0.4)
     kept = (half == z).all(dim=1)
     assert 0.35 < float(kept.float().mean()) < 0.65
     assert torch.equal(half, mate)  # a query and its positive share the draw
-    assert set(half[~kept].unique().tolist()) == {-1.0, 1.0}
+    torch.testing.assert_close(half[~kept], signs_of(z)[~kept])
     half.sum().backward()
     assert torch.equal(z.grad, torch.ones_like(z))  # straight through
     assert torch.equal(seen(0.4)[0], half)
     plain = through_sign(batch, replace(guided, estimator="ste"), 0.0, 7, 3)
-    assert torch.equal(plain.query, torch.where(z > 0, 1.0, -1.0))
+    torch.testing.assert_close(plain.query, signs_of(z))
     assert through_sign(batch, replace(guided, estimator="continuous"), 0.9, 7, 3) is batch
 
 
+def test_the_bounded_gradient_falls_with_the_value() -> None:
+    z, batch = unit_batch(30, 8)
+    found = through_sign(batch, ThroughSign("bounded"), 0.5, 7, 3).query
+    torch.testing.assert_close(found, signs_of(z))
+    (gradient,) = torch.autograd.grad(found.sum(), z)
+    u = 8**0.5 * z.detach().double()
+    torch.testing.assert_close(gradient.double(), torch.exp(-(u**2) / 2), rtol=1e-5, atol=1e-6)
+
+
 def test_hashnet_grows_steeper_and_gumbel_draws_bits_by_their_values() -> None:
-    z = torch.tensor([[-0.8, -0.1, 0.3, 0.9]]).repeat(20_000, 1).requires_grad_()
+    z = torch.tensor([[-0.8, -0.1, 0.3, 0.5]]).repeat(20_000, 1).requires_grad_()
     batch = Embedded(z, z, z[:1], z[:1, None], torch.ones(len(z), 2, dtype=torch.bool))
-    hashnet = ThroughSign("hashnet", 1.0, 0.5, 0.2)
-    torch.testing.assert_close(through_sign(batch, hashnet, 0.0, 7, 3).query, z)
-    steep = through_sign(batch, hashnet, 1.0, 7, 3).query
-    torch.testing.assert_close(steep, torch.tanh(10 * torch.atanh(z)))
+    hashnet = ThroughSign("hashnet")
+    for progress, steep in ((0.0, 1), (1.0, 10)):
+        found = through_sign(batch, hashnet, progress, 7, 3).query
+        torch.testing.assert_close(found, torch.tanh(steep * 2 * z) / 2)
     drawn = through_sign(batch, replace(hashnet, estimator="gumbel"), 1.0, 7, 3)
-    # The chance of a positive bit is (1 + z) / 2.
+    # The log-odds of a positive bit are twice the value times sqrt(K).
     share = (drawn.query > 0).double().mean(dim=0)
-    torch.testing.assert_close(share, (1 + z[0].double()) / 2, atol=0.015, rtol=0)
+    torch.testing.assert_close(share, torch.sigmoid(4 * z[0].double()), atol=0.015, rtol=0)
     (gradient,) = torch.autograd.grad(drawn.query.sum(), z)
     assert (gradient >= 0).all()
     assert gradient.sum() > 0
+
+
+def test_vectors_and_codes_are_learned_by_one_loss_each() -> None:
+    """Each with its temperature, both corrected for the candidates' chances."""
+    z, batch = unit_batch(12, 8)
+    log_q = torch.log_softmax(torch.linspace(0, 3, 12), dim=0)
+    batch = replace(batch, log_q=log_q, positive_log_q=log_q)
+    sign = ThroughSign("ste", temperature=0.3, float_weight=0.7)
+    fit = Sgd(examples="edges", objective="softmax", negative_sampling="in_batch", sign=sign)
+
+    def plainly(x: np.ndarray, temperature: float, chance: np.ndarray) -> float:
+        scores = x @ x.T / temperature - chance
+        return float(np.mean(np.log(np.exp(scores).sum(axis=1)) - np.diag(scores)))
+
+    values = z.detach().double().numpy()
+    of_signs = plainly(signs_of(z.detach()).double().numpy(), 0.3, log_q.double().numpy())
+    of_values = plainly(values, 0.1, log_q.double().numpy())
+    found = loss_of(fit, Training(logq_correction="standard"), 0.1, 0)(batch, 0.5, 0).detach()
+    assert float(found) == pytest.approx(of_signs + 0.7 * of_values, rel=1e-5)
 
 
 def test_the_ranking_loss_is_the_papers() -> None:

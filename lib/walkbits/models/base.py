@@ -26,27 +26,35 @@ class Shapes:
     feature_width: Mapping[NodeType, int]
 
 
-Estimator = Literal["guided", "ste", "gumbel", "hashnet", "continuous"]
+Estimator = Literal["guided", "ste", "bounded", "gumbel", "hashnet", "continuous"]
 
 
 @dataclass(frozen=True)
 class ThroughSign:
     """How a hash layer's values become signs while training (HashGNN, section 3.3).
 
+    The objective scores what stands for the signs. `float_weight` times a softmax of the values themselves
+    is added, so that vectors and codes are learned together.
+
     Attributes:
         estimator: `ste`: signs forward, the identity's gradient back. `guided`: the values themselves with a
-            chance that falls from 1 to 0, else signs. `gumbel`: bits drawn from the values, relaxed at a
-            temperature that falls. `hashnet`: a tanh that grows steeper. `continuous`: the values alone, of
-            which signs are taken after training (HashGNN_sp).
+            chance that falls from 1 to 0, else signs. `bounded`: signs, whose gradient is that of an error
+            function (BiGeaR). `gumbel`: bits drawn from the values, relaxed at a temperature that falls.
+            `hashnet`: a tanh that grows steeper. `continuous`: the values alone, of which signs are taken
+            after training (HashGNN_sp).
         guided_until: Share of the steps after which the chance is 0.
-        rank_weight: lambda, the weight of the ranking loss.
+        rank_weight: lambda, the weight of the ranking loss in `cross_rank`.
         rank_margin: alpha of the ranking loss.
+        temperature: Divides the cosine of signs.
+        float_weight: Of the softmax of the values; 0 leaves it out.
     """
 
     estimator: Estimator
-    guided_until: float
-    rank_weight: float
-    rank_margin: float
+    guided_until: float = 1.0
+    rank_weight: float = 0.0
+    rank_margin: float = 0.0
+    temperature: float = 1.0
+    float_weight: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ An objective receives the embeddings of a minibatch:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final, cast
@@ -27,9 +28,9 @@ from walkbits.network.kernels import SharedSoftmax
 from walkbits.settings import Objective, Training
 
 _GUIDE_TAG: Final = int.from_bytes(b"guide", "big")
-_INSIDE: Final = 1 - 1e-6
-"""Where atanh is still finite in fp32."""
 _TINY: Final = 1e-12
+_SPREAD: Final = (math.pi / 2) ** 0.5
+"""Makes the slope of erf(u / sqrt 2) 1 at 0."""
 
 
 @dataclass(frozen=True)
@@ -106,10 +107,16 @@ def softmax(batch: Embedded, temperature: float, correction: str = "none") -> Te
         correction: `standard` subtracts log_q from every score; `corrected` from the candidates' alone and
             weighs each example by its chance to be wrong, without gradient (Khrylchenko et al. 2025).
     """
-    if correction == "none" and not batch.own.shape[1] and batch.query.device.type == "cpu":
+    if correction != "corrected" and not batch.own.shape[1] and batch.query.device.type == "cpu":
         wanted = (batch.query * batch.positive).sum(dim=1)  # [examples]
-        found = SharedSoftmax.apply(batch.query, batch.shared, wanted, batch.allowed, temperature)
-        return cast(Tensor, found)
+        query, shared = batch.query, batch.shared
+        if correction == "standard":  # one more coordinate
+            assert batch.log_q is not None
+            assert batch.positive_log_q is not None
+            wanted = wanted - temperature * batch.positive_log_q
+            query = torch.cat([query, torch.ones(len(query), 1)], dim=1)
+            shared = torch.cat([shared, -temperature * batch.log_q[:, None]], dim=1)
+        return cast(Tensor, SharedSoftmax.apply(query, shared, wanted, batch.allowed, temperature))
     scores = scores_of(batch)
     positive, negative = scores.positive / temperature, scores.negative / temperature
     if correction != "none":
@@ -142,36 +149,45 @@ def cross_rank(batch: Embedded, temperature: float, weight: float, margin: float
 
 
 def through_sign(batch: Embedded, sign: ThroughSign, progress: float, seed: int, step: int) -> Embedded:
-    """The minibatch with a hash layer's values replaced by signs, or by what stands for them.
+    """The minibatch with a hash layer's unit vectors replaced by signs, or by what stands for them.
+
+    Signs are +-1 / sqrt(K), so that they have length 1 too; u = sqrt(K) z are the values of unit mean square.
 
     guided, ste: signs, whose gradient is the identity's. With `guided` a row keeps its values with a chance
         that falls linearly from 1 to 0; a query and its positive share the draw.
-    gumbel: tanh((atanh z + g) / t), g half a logistic draw, t falling from 1 to 1/10 (Jang et al. 2017).
-    hashnet: tanh(b atanh z), b growing from 1 to 10 (Cao et al., ICCV 2017).
+    bounded: signs, whose gradient is exp(-u^2 / 2) (BiGeaR, Chen et al., KDD 2022).
+    gumbel: tanh((u + g) / t), g half a logistic draw, t falling from 1 to 1/10 (Jang et al. 2017).
+    hashnet: tanh(b u), b growing from 1 to 10 (Cao et al., ICCV 2017).
 
     Draws are keyed by the step and the row's place.
     """
     if sign.estimator == "continuous":
         return batch
-    steep = 10.0**progress
+    steep, root = 10.0**progress, batch.query.shape[-1] ** 0.5
+    chance = max(0.0, 1 - progress / sign.guided_until) if sign.estimator == "guided" else 0.0
 
     def relaxed(x: Tensor, which: int) -> Tensor:
-        logit = torch.atanh(x.clamp(-_INSIDE, _INSIDE))
+        logit = root * x
         if sign.estimator == "gumbel":
             u = rng.uniform(rng.draw(seed ^ _GUIDE_TAG, np.arange(x.numel()), step, which))
             noise = (np.log(u + _TINY) - np.log1p(_TINY - u)) / 2
             logit = logit + torch.from_numpy(noise.astype(np.float32)).to(x.device).view(x.shape)
-        return torch.tanh(steep * logit)
-
-    chance = max(0.0, 1 - progress / sign.guided_until) if sign.estimator == "guided" else 0.0
+        found: Tensor = torch.tanh(steep * logit) / root
+        return found
 
     def mixed(x: Tensor, which: int) -> Tensor:
         if sign.estimator in ("gumbel", "hashnet"):
             return relaxed(x, which)
+        signs: Tensor = torch.where(x > 0, 1.0, -1.0) / root
+        if sign.estimator == "bounded":
+            soft = _SPREAD * torch.erf(root / 2**0.5 * x) / root
+            signs = soft + (signs - soft).detach()
+            return signs
+        if not chance:
+            return x + (signs - x).detach()
         rows = x.shape[0] if x.dim() == 2 else x.shape[0] * x.shape[1]
         drawn = rng.uniform(rng.draw(seed ^ _GUIDE_TAG, np.arange(rows), step, which))
         keep = torch.from_numpy(drawn < chance).to(x.device).view(*x.shape[:-1], 1)
-        signs = torch.where(x > 0, 1.0, -1.0)
         return x + torch.where(keep, 0.0, signs - x).detach()
 
     return replace(
@@ -193,13 +209,29 @@ Loss = Callable[[Embedded, float, int], Tensor]
 
 def loss_of(fit: Sgd, training: Training, temperature: float, seed: int) -> Loss:
     """The objective of a model, or of its training settings, with what it needs."""
-    sign = fit.sign or ThroughSign("continuous", 1.0, 0.5, 0.2)
-    losses: dict[Objective, Callable[[Embedded], Tensor]] = {
+    sign, correction = fit.sign, training.logq_correction
+    if sign is None:
+        loss = _losses(training, temperature, correction, ThroughSign("continuous"))
+        return lambda batch, progress, step: loss[training.objective or fit.objective](batch)
+    of_signs = _losses(training, sign.temperature, correction, sign)
+    objective = of_signs[training.objective or fit.objective]
+
+    def both(batch: Embedded, progress: float, step: int) -> Tensor:
+        total = objective(through_sign(batch, sign, progress, seed, step))
+        if sign.float_weight:
+            total = total + sign.float_weight * softmax(batch, temperature, correction)
+        return total
+
+    return both
+
+
+def _losses(
+    training: Training, temperature: float, correction: str, sign: ThroughSign
+) -> dict[Objective, Callable[[Embedded], Tensor]]:
+    return {
         "max_margin": lambda batch: max_margin(batch, training.margin),
-        "softmax": lambda batch: softmax(batch, temperature, training.logq_correction),
+        "softmax": lambda batch: softmax(batch, temperature, correction),
         "cross_entropy": lambda batch: cross_entropy(batch, temperature),
         "bpr": bpr,
         "cross_rank": lambda batch: cross_rank(batch, temperature, sign.rank_weight, sign.rank_margin),
     }
-    loss = losses[training.objective or fit.objective]
-    return lambda batch, progress, step: loss(through_sign(batch, sign, progress, seed, step))
