@@ -173,8 +173,7 @@ def write(results: dict[str, Any]) -> None:
         for pooling in ("importance", "mean", "max")
         if f"pinsage_{pooling}" in rows
     }
-    coded = results["data"].get("gowalla", {}).get("rows", {})
-    results |= quality_codes.summary("gowalla", coded)
+    results |= quality_codes.summary({name: data["rows"] for name, data in results["data"].items()})
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     PAGE.write_text(page(results), encoding="utf-8")
@@ -249,8 +248,9 @@ def show(data: str, contender: str, row: dict[str, Any]) -> None:
     """One line of figures."""
     figures = f"{row['recall_at_20']:.4f} {row['ndcg_at_20']:.4f} {row['minutes']:6.1f} min"
     sys.stdout.write(f"{data:<20}{contender:<20}{figures}\n")
-    for way, one in row.get("codes", {}).items():
-        share = one["recall_at_20"] / row["codes"]["float"]["recall_at_20"]
+    ways = row.get("codes") or next(iter(row.get("by_seed", {}).values()), {}).get("codes", {})
+    for way, one in ways.items():
+        share = one["recall_at_20"] / ways["float"]["recall_at_20"]
         sys.stdout.write(f"{way:>40} {one['recall_at_20']:.4f} {share:.3f} {one['exact_50']:.3f}\n")
     sys.stdout.flush()
 

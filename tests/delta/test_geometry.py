@@ -100,11 +100,12 @@ def test_codes_are_judged_by_their_bits_and_buckets(spark: SparkSession, tmp_pat
         ]
     )
     pairs = np.abs(populations[:, None] - populations).sum()
-    correlation = np.corrcoef(bits[:, 24:], rowvar=False)
+    correlation, share = np.corrcoef(bits[:, 24:], rowvar=False), bits[:, 24:].mean(axis=0)
     assert figures == pytest.approx(
         {
             "constant_bits[item]": 24 / 64,
             "bit_balance[item]": 1 - np.abs(2 * bits.mean(axis=0) - 1).mean(),
+            "bit_entropy[item]": -(share * np.log2(share) + (1 - share) * np.log2(1 - share)).sum() / 64,
             "bit_correlation[item]": np.abs(correlation[~np.eye(40, dtype=bool)]).mean(),
             "bucket_gini": pairs / (2 * len(populations) * populations.sum()),
         }

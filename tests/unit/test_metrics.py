@@ -103,6 +103,12 @@ def test_bit_balance_and_correlation() -> None:
     assert metrics.bit_correlation(np.ones((4, 3), np.bool_)) == 0.0
 
 
+def test_entropy_of_bits() -> None:
+    quarter = -(0.25 * np.log2(0.25) + 0.75 * np.log2(0.75))
+    assert metrics.bit_entropy(np.array([0.5, 0.25, 0.0, 1.0])) == pytest.approx((1 + quarter) / 4)
+    assert metrics.bit_entropy(np.ones(3)) == 0
+
+
 def test_gini() -> None:
     assert metrics.gini(np.array([5]), np.array([3])) == pytest.approx(0.0)
     populations, times = np.array([7, 1, 2, 4]), np.array([1, 2, 3, 1])

@@ -160,6 +160,13 @@ def bit_balance(bits: NDArray[np.bool_]) -> F64:
     return np.asarray(bits.mean(axis=0))
 
 
+def bit_entropy(shares: F64) -> float:
+    """Mean entropy of bits with these shares of ones, in bits; 1 is best, 0 where all are constant."""
+    varying = shares[(shares > 0) & (shares < 1)]
+    entropies = -varying * np.log2(varying) - (1 - varying) * np.log2(1 - varying)
+    return float(entropies.sum() / len(shares))
+
+
 def bit_correlation(bits: NDArray[np.bool_]) -> float:
     """Mean |correlation| over pairs of different bits that both vary; 0 is best."""
     varying = bits[:, bits.any(axis=0) & ~bits.all(axis=0)]

@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 from pyspark.sql import functions as F
 
-from walkbits.evaluation.metrics import bit_balance, bit_correlation, gini
+from walkbits.evaluation.metrics import bit_balance, bit_correlation, bit_entropy, gini
 from walkbits.index.codes import unpack_bits
 from walkbits.rng import draw
 from walkbits.runs.cost import Figures
@@ -99,6 +99,7 @@ def code_health(store: Store, run_id: str, code_bits: int, seed: int, num_items:
 
     constant_bits: share of bits that are equal in all of a sample's codes.
     bit_balance: mean over bits of 1 - |2 share of ones - 1|; 1 is best.
+    bit_entropy: mean over bits of the entropy of that share, in bits; 1 is best.
     bit_correlation: mean |correlation| of pairs of bits; 0 is best.
     bucket_gini: of the buckets' populations; 0 when all are equal.
 
@@ -121,6 +122,7 @@ def code_health(store: Store, run_id: str, code_bits: int, seed: int, num_items:
     return {
         "constant_bits[item]": (float(np.mean((share == 0) | (share == 1))), "ratio"),
         "bit_balance[item]": (float(np.mean(1 - np.abs(2 * share - 1))), "ratio"),
+        "bit_entropy[item]": (bit_entropy(share), "ratio"),
         "bit_correlation[item]": (bit_correlation(bits), "ratio"),
         "bucket_gini": (gini(sizes["count"].to_numpy(), sizes["times"].to_numpy()), "ratio"),
     }
