@@ -22,6 +22,7 @@ os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
 os.environ.pop("SPARK_HOME", None)
 # Matrices here are small, and processes of tests share the cores: threads would wait for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("NUMBA_NUM_THREADS", "1")
 # The session gets its settings below, not from whatever folder the caller has activated.
 os.environ["SPARK_CONF_DIR"] = str(ROOT / "tests")
 

@@ -221,8 +221,10 @@ def test_a_loss_that_is_not_finite_stops_the_training() -> None:
 
 def test_torch_is_left_as_it_was_found() -> None:
     assert not torch.are_deterministic_algorithms_enabled()
+    threads = torch.get_num_threads()
     trained()
     assert not torch.are_deterministic_algorithms_enabled()
+    assert torch.get_num_threads() == threads
 
 
 def test_a_tiny_graph_without_pairs_keeps_the_first_weights() -> None:

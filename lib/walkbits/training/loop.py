@@ -14,8 +14,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any, Final, cast
 
+import numba
 import numpy as np
 import torch
 
@@ -100,6 +101,7 @@ def train(
     examples, validation = data.examples.split(training.validation_fraction, seed, fit.examples == "pairs")
     count, validating = len(examples.query), len(validation.query) > 0
     _keep_memory()
+    _share_threads()
     with _deterministic():
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         learner = Learner(network, fit, training, replace(data, examples=examples), seed, device)
@@ -221,6 +223,13 @@ def _keep_memory() -> None:
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, 1 << 30)
         mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
+
+
+def _share_threads() -> None:
+    """One number of threads for torch and for numba's kernels, torch's; numba's start would set it anew."""
+    threads, config = torch.get_num_threads(), cast(Any, numba.config)
+    numba.set_num_threads(min(threads, config.NUMBA_NUM_THREADS))
+    torch.set_num_threads(threads)
 
 
 @contextmanager
