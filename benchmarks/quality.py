@@ -248,7 +248,8 @@ def show(data: str, contender: str, row: dict[str, Any]) -> None:
     """One line of figures."""
     figures = f"{row['recall_at_20']:.4f} {row['ndcg_at_20']:.4f} {row['minutes']:6.1f} min"
     sys.stdout.write(f"{data:<20}{contender:<20}{figures}\n")
-    ways = row.get("codes") or next(iter(row.get("by_seed", {}).values()), {}).get("codes", {})
+    seeds: dict[str, dict[str, Any]] = row.get("by_seed", {"": row})
+    ways = [*seeds.values()][-1].get("codes", {})
     for way, one in ways.items():
         share = one["recall_at_20"] / ways["float"]["recall_at_20"]
         sys.stdout.write(f"{way:>40} {one['recall_at_20']:.4f} {share:.3f} {one['exact_50']:.3f}\n")

@@ -63,6 +63,9 @@ NEIGHBORS = {
     for seed, run_id in enumerate((PREVIOUS, LIVE))
 }
 RECOMMENDED = (9, 5, 30)
+ONES = [row % 7 if row < NUM_ITEMS else 0 for row in range(len(IDS))]
+"""How many bits of a node's prior_code are no ones."""
+PRIOR = [-one / 8 for one in ONES]
 NEIGHBORS[LIVE][4] = ([58, 1, 0], [16_909_060, 300, 1])  # each byte of an int32
 
 
@@ -77,7 +80,7 @@ def published(spark: SparkSession) -> None:
                 "run_id": run_id, "node_type": node_type(row), "node_id": node_id, "external_id": IDS[row]
             }  # fmt: skip
             rows["nodes"].append(node | {"name": name(row), "node_key": row, "degree": row})
-            rows["embeddings"].append(node | {"embedding": x[row].tolist(), "prior": 0.0})
+            rows["embeddings"].append(node | {"embedding": x[row].tolist(), "prior": PRIOR[row]})
             for bits in (64, 128):
                 code, scale = CODER.encode(x[[row]], bits)
                 coded = {
@@ -212,6 +215,23 @@ def test_recommended_items(spark: SparkSession) -> None:
         (rank, IDS[other], name(other), pytest.approx(1 / rank)) for rank, other in enumerate(RECOMMENDED, 1)
     ]
     assert ask(spark, "recommended_items", context_id="nobody'; --") == []
+
+
+@pytest.mark.usefixtures("published")
+@pytest.mark.parametrize("depth", [5, 1000])
+def test_coded_items(spark: SparkSession, depth: int) -> None:
+    row = NODES[-2]
+    bits = {other: differing(CODE[LIVE][row], CODE[LIVE][other]) + ONES[other] for other in ITEMS}
+    near = sorted(ITEMS, key=lambda other: (bits[other], other))[:depth]
+    score = {other: inner(row, other) + PRIOR[other] for other in near}
+    best = sorted(near, key=lambda other: (-score[other], other))[:3]
+    asked = {"code_bits": 128, "depth": depth, "num_results": 3}
+    found = ask(spark, "coded_items", context_id=IDS[row], **asked)
+    assert [tuple(line) for line in found] == [
+        (rank, IDS[other], name(other), bits[other], pytest.approx(score[other], abs=1e-6))
+        for rank, other in enumerate(best, 1)
+    ]
+    assert ask(spark, "coded_items", context_id="nobody'; --", **asked) == []
 
 
 @pytest.mark.usefixtures("published")
