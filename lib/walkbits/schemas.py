@@ -373,7 +373,7 @@ EVALUATION = Table(
         RUN_ID,
         Column("task", "STRING", "context_to_item, item_to_item, or space: of the item vectors alone"),
         Column("split", "STRING", "How edges were held out: leave_one_out, random, temporal or given"),
-        Column("model", "STRING", "embeddings, hamming_<bits>, asymmetric_<bits>, popularity, item_knn"),
+        Column("model", "STRING", "embeddings, popularity, item_knn, or a way to search codes and its bits"),
         Column("metric", "STRING", "recall, ndcg, mean_cosine, ...: see evaluation.metrics"),
         Column("k", "INT", "Cut-off; 0 where there is none"),
         Column("value", "DOUBLE", "The figure"),

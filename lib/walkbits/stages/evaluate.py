@@ -6,12 +6,14 @@ ranked there in blocks: evaluate a catalogue that fits it.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from pyspark.sql import functions as F
 
 from walkbits.errors import EmptyInputError
 from walkbits.evaluation.protocol import Figure, evaluate, space
-from walkbits.evaluation.rankers import Codes, Embedding, ItemKnn, Popularity, Ranker
+from walkbits.evaluation.rankers import Codes, Embedding, ItemKnn, Popularity, Ranker, Reranked
 from walkbits.evaluation.splits import Edges, Split
 from walkbits.index.codes import Coder, vectors
 from walkbits.models.card import read_card
@@ -80,10 +82,11 @@ def _task_table(figures: list[Figure]) -> str:
     first = figures[0]
     what = "pairs" if first.task == "space" else "queries"
     lines = [f"{first.task}: split {first.split}, {first.queries} {what}"]
-    lines += ["  ".join([f"{'model':<16}", *(f"{title:>8}" for title in titles.values())])]
+    width = max(16, *(len(f.model) for f in figures))
+    lines += ["  ".join([f"{'model':<{width}}", *(f"{title:>8}" for title in titles.values())])]
     for model in sorted({f.model for f in figures}, key=lambda model: (model != _FLOOR, model)):
         cells = (f"{values[model, key]:>{max(8, len(title))}.4f}" for key, title in titles.items())
-        lines += ["  ".join([f"{model:<16}", *cells])]
+        lines += ["  ".join([f"{model:<{width}}", *cells])]
     return "\n".join(lines)
 
 
@@ -158,12 +161,13 @@ def _codes(context: StageRun, queried: Embedding) -> list[Ranker]:
         order = np.argsort(rows["node_id"].to_numpy())
         code = rows["code"].combine_chunks().flatten().to_numpy().reshape(len(order), -1)[order]
         scale = rows["scale"].to_numpy()[order]
-        prior = rows["prior_code"].to_numpy()[order] if queried.prior is not None else None
-        rankers += [
-            Codes(f"{kind}_{bits}", queried, code, scale, coder, kind == "asymmetric", added)
-            for kind, added in (("hamming", None), ("hamming_prior", prior), ("asymmetric", None))
-            if kind != "hamming_prior" or added is not None
-        ]
+        hamming = Codes(f"hamming_{bits}", queried, code, scale, coder, asymmetric=False)
+        rankers += [hamming, replace(hamming, name=f"asymmetric_{bits}", asymmetric=True)]
+        if queried.prior is not None:
+            ones = rows["prior_code"].to_numpy()[order]
+            hamming = replace(hamming, name=f"hamming_prior_{bits}", prior_code=ones)
+            rankers.append(hamming)
+        rankers.append(Reranked(f"hamming500_float_{bits}", hamming, queried))
     return rankers
 
 
