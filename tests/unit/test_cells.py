@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from walkbits.index.cells import lifted, nearest_cells, num_cells, sampled, search, train, within
+from walkbits.index.cells import gaps_of, lifted, nearest_cells, num_cells, sampled, search, train
 from walkbits.index.exact import Items, lengths, nothing_excluded, top_k
 
 
@@ -35,7 +35,8 @@ def test_lists_are_the_best_of_what_is_scored(count: int, k: int, seed: int) -> 
     centroids, starts, layout, home = by_cell(items, longest)
     queries = clustered(7, seed=seed + 1)
     near, cosines = nearest_cells(queries, centroids, min(3, len(centroids)), None)
-    probed = np.where(within(cosines, 0.3), near, np.int32(-1))
+    gaps = gaps_of(cosines, np.diff(starts)[near], 0)
+    probed = np.where(gaps <= np.float32(0.3), near, np.int32(-1))
     banned = np.sort(np.random.default_rng(seed).integers(0, count, (7, 2)), axis=1)
     excluded = (np.arange(0, 15, 2), banned.ravel())
     found, scores = search(queries, probed, starts, layout, longest, k, excluded)
@@ -49,6 +50,14 @@ def test_lists_are_the_best_of_what_is_scored(count: int, k: int, seed: int) -> 
         filled = expected[0] >= 0
         assert found[row].tolist() == [*members[expected[0][filled]], *[-1] * (k - filled.sum())]
         np.testing.assert_array_equal(scores[row], exact[0])
+
+
+def test_the_nearest_cells_that_hold_more_than_k_items_are_always_scored() -> None:
+    cosines = np.array([[0.9, 0.8, 0.5, 0.1]], np.float32)
+    sizes = np.array([[2, 1, 4, 9]])
+    behind = (cosines[:, :1] - cosines)[0].tolist()
+    for k, free in ((0, 1), (1, 1), (2, 2), (3, 3), (6, 3), (7, 4)):
+        assert gaps_of(cosines, sizes, k)[0].tolist() == [0.0] * free + behind[free:]
 
 
 def test_all_cells_together_are_the_scan() -> None:

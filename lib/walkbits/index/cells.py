@@ -122,14 +122,19 @@ def nearest_cells(rows: F32, centroids: F32, count: int, longest: float | None) 
     return near.astype(np.int32), products / lengths(points)[:, None]
 
 
-def within(cosines: F32, gap: float) -> Any:
-    """Which of a query's nearest cells it scores: those whose cosine is at most `gap` below the best.
+def gaps_of(cosines: F32, sizes: I64, k: int) -> F32:
+    """How far each of a query's nearest cells is behind the nearest one, by cosine: fp32 [q, count].
+
+    A search with gap g scores the cells whose gap is at most g. The nearest cells that it takes to hold
+    more than k items have gap 0: a list that its cells do not fill would cost a scan.
 
     Args:
         cosines: fp32 [q, count] of `nearest_cells`.
-        gap: at least 0; the best cell is always scored.
+        sizes: int64 [q, count], items of those cells.
+        k: length of the lists.
     """
-    return cosines >= cosines[:, :1] - np.float32(gap)
+    before = np.cumsum(sizes, axis=1) - sizes
+    return np.where(before <= k, np.float32(0), cosines[:, :1] - cosines)
 
 
 def search(

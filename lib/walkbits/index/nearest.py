@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
@@ -22,7 +22,7 @@ from walkbits import settings
 from walkbits.arrays.mapped import ArrayWriter, create_array, open_array, save_array
 from walkbits.arrays.places import Place
 from walkbits.errors import ConfigError
-from walkbits.index.cells import nearest_cells, num_cells, sampled, search, train, within
+from walkbits.index.cells import gaps_of, nearest_cells, num_cells, sampled, search, train
 from walkbits.index.exact import QUERY_BLOCK, Items, top_k
 from walkbits.tables.rows import Batches, Rows
 from walkbits.types import F32, F64, I64
@@ -91,14 +91,12 @@ class Plan:
         recall: share of the exact lists that the plan finds, on the sample.
         error: standard error of `recall`; 0 where the sample is all queries.
         scored: items scored per query.
-        curve: (gap, recall, scored) at several gaps.
     """
 
     gap: float | None
     recall: float = 1.0
     error: float = 0.0
     scored: float = 0.0
-    curve: tuple[tuple[float, float, float], ...] = field(default=(), compare=False)
 
 
 def nearest(
@@ -189,8 +187,7 @@ def _plan_cells(
             break
         cells = replace(cells, probes=min(more, most))
         _assign(spark, cells, "queries")
-    kept = tuple((point.gap, point.recall, point.scored) for point in curve)
-    scan = Plan(None, scored=float(batch.num_items), curve=kept)
+    scan = Plan(None, scored=float(batch.num_items))
     if not enough:
         if rules.exact == "never":
             raise ConfigError(
@@ -200,7 +197,7 @@ def _plan_cells(
         return cells, scan
     gap, recall, error, scored = enough[0]
     dear = _CELL_COST * (scored + cells.count) >= batch.num_items
-    return cells, scan if dear and rules.exact == "auto" else Plan(gap, recall, error, scored, kept)
+    return cells, scan if dear and rules.exact == "auto" else Plan(gap, recall, error, scored)
 
 
 def _build_cells(spark: SparkSession, cells: _Cells, seed: int) -> _Cells:
@@ -278,15 +275,16 @@ def _curve(spark: SparkSession, cells: _Cells, seed: int) -> list[_Point]:
         starts = open_array(cells.order("items")[1])
         home = open_array(cells.near("items")[0])[:, 0]
         near, cosines = (open_array(place)[rows] for place in cells.near("queries"))
+        gaps = gaps_of(cosines, sizes := np.diff(starts)[near], batch.k)
         needed = np.full(lists.shape, np.inf)  # the gap at which an item of the exact list is scored
         for row, place in np.argwhere(lists >= 0):
             at = np.flatnonzero(near[row] == home[lists[row, place]])
             if len(at):
-                needed[row, place] = cosines[row, 0] - cosines[row, at[0]]
+                needed[row, place] = gaps[row, at[0]]
         return [
             {
                 "query": int(query), "needed": needed[i][lists[i] >= 0].tolist(),
-                "gaps": (cosines[i, 0] - cosines[i]).tolist(), "sizes": np.diff(starts)[near[i]].tolist(),
+                "gaps": gaps[i].tolist(), "sizes": sizes[i].tolist(),
             }
             for i, query in enumerate(rows)
         ]  # fmt: skip
@@ -294,7 +292,7 @@ def _curve(spark: SparkSession, cells: _Cells, seed: int) -> list[_Point]:
     schema = "query BIGINT, needed ARRAY<DOUBLE>, gaps ARRAY<DOUBLE>, sizes ARRAY<BIGINT>"
     seen = sorted(_each(spark, len(blocks), measure, schema), key=lambda row: row["query"])
     lists = [np.array(row["needed"]) for row in seen if row["needed"]]
-    gaps, sizes = np.array([row["gaps"] for row in seen]), np.array([row["sizes"] for row in seen])
+    gaps, sizes = (np.array([row[name] for row in seen]) for name in ("gaps", "sizes"))
     whole = len(queries) == batch.num_queries
     return [_point(gap, lists, gaps, sizes, whole) for gap in _gaps(gaps)]
 
@@ -332,12 +330,14 @@ class _Search:
         queries, (starts, items) = open_array(batch.queries), self.cells.layout()
         members, first = (open_array(place) for place in self.cells.order("queries"))
         near, cosines = (open_array(place) for place in self.cells.near("queries"))
+        sizes = np.diff(starts)
         for part in _numbers(batches):
             begin, end = (first[self.bounds[one]] for one in (part, part + 1))
             for low in range(begin, end, _TOGETHER):
                 rows = members[low : min(end, low + _TOGETHER)]
-                probed = np.where(within(cosines[rows], self.gap), near[rows], np.int32(-1))
+                gaps = gaps_of(cosines[rows], sizes[near[rows]], batch.k)
                 excluded = batch.excluded.of(rows)
+                probed = np.where(gaps <= np.float32(self.gap), near[rows], np.int32(-1))
                 found = search(queries[rows], probed, starts, items, batch.longest, batch.k, excluded)
                 yield _lists(rows, *found)
 
