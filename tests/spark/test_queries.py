@@ -87,7 +87,7 @@ def published(spark: SparkSession) -> None:
                     "code_bits": bits,
                     "code": code[0].tolist(),
                     "scale": float(scale[0]),
-                    "prior_code": -1,
+                    "prior_code": -1 << ONES[row],
                 }
                 rows["codes"].append(node | coded)
                 if bits == 64 and node_type(row) == schemas.ITEM:
