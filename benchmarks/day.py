@@ -268,9 +268,10 @@ def index(items: F32, contexts: F32, config: Config) -> float:
 
     built = seconds(build)
     effort = lambda probes: setattr(ivf, "nprobe", probes)  # noqa: E731
-    reached, searched = first_enough(ivf, effort, [1, 2, 4, 8, 16, 32, 64], items, sample, exact[0], k)
-    cells = built + searched * (1 + len(contexts) / count)
-    return min(scan, cells) if reached >= config.index.target_recall else scan
+    _, searched = first_enough(ivf, effort, [1, 2, 4, 8, 16, 32, 64], items, sample, exact[0], k)
+    if searched is None:
+        return scan
+    return min(scan, built + searched * (1 + len(contexts) / count))
 
 
 def write(context: StageRun) -> float:
