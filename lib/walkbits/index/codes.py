@@ -285,12 +285,12 @@ def codes_from_embeddings(
     Raises:
         EmptyInputError: no embeddings.
     """
-    is_item = F.col("node_type") == schemas.ITEM
-    about = embeddings.agg(F.first(F.size("embedding")).alias("size"), F.max(F.when(is_item, F.col("prior"))))
-    size, largest = about.collect()[0]
-    if size is None:
+    first = embeddings.select(F.size("embedding").alias("size")).first()
+    if first is None:
         raise EmptyInputError("embeddings must hold rows, got none; run the layers first")
-    coder = Coder.of(index, seed, size, learned=learned)
+    # Of the one column: the vectors are read once, to be coded.
+    largest = embeddings.where(F.col("node_type") == schemas.ITEM).agg(F.max("prior")).collect()[0][0]
+    coder = Coder.of(index, seed, first["size"], learned=learned)
     columns = embeddings.select("node_type", "node_id", "external_id", "embedding", "prior")
     schema = (
         "code_bits INT, node_type STRING, node_id BIGINT, external_id STRING, code ARRAY<BIGINT>, "
