@@ -95,7 +95,7 @@ def test_figures_of_codes_are_shares_and_differences_by_seed(benchmark: ModuleTy
         metrics = ("recall_at_20", "ndcg_at_20", "exact_50")
         return {way: dict.fromkeys(metrics, value) for way, value in by_way.items()}
 
-    ways = ("asymmetric_256", "hamming_prior_256", "hamming500_float_256")
+    ways = ("asymmetric_256", "hamming_256", "hamming_prior_256", "hamming500_float_256")
 
     def rows(*hamming: float) -> dict[str, dict[str, dict[str, dict[str, dict[str, dict[str, float]]]]]]:
         by_seed = {
@@ -107,7 +107,9 @@ def test_figures_of_codes_are_shares_and_differences_by_seed(benchmark: ModuleTy
     gowalla = {"hashgnn": rows(0.16, 0.18), "item_pool_codes": rows(0.1), "ease": {}}
     baskets = {"hashgnn": rows(0.15, 0.14), "hashgnn_ste": rows(0.12)}
     found = quality_codes.summary({"baskets": baskets, "gowalla": gowalla})
-    assert found["codes"]["hamming_256_of_float"] == {
+    assert found["codes"]["hamming_256_of_float"]["way"] == "hamming_256"
+    assert found["codes"]["hamming_256_of_float"]["value"] == 0.95
+    assert found["codes"]["hamming_prior_256_of_float"] == {
         "value": 0.85, "seeds": 2, "spread": 0.1, "data": "gowalla", "model": "hashgnn", "way": "hamming_prior_256",
     }  # fmt: skip
     assert found["codes"]["hamming500_float_of_float"]["value"] == 0.95
