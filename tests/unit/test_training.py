@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -221,10 +225,20 @@ def test_a_loss_that_is_not_finite_stops_the_training() -> None:
 
 def test_torch_is_left_as_it_was_found() -> None:
     assert not torch.are_deterministic_algorithms_enabled()
-    threads = torch.get_num_threads()
     trained()
     assert not torch.are_deterministic_algorithms_enabled()
-    assert torch.get_num_threads() == threads
+
+
+def test_kernels_leave_torch_the_threads_it_was_given() -> None:
+    """In a process of its own: OpenMP is started once."""
+    code = (
+        "import torch, test_training; test_training.trained(epochs=1); "
+        "raise SystemExit(torch.get_num_threads())"
+    )
+    threads = {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "2"}
+    path = os.pathsep.join([os.environ["PYTHONPATH"], str(Path(__file__).parent)])
+    run = subprocess.run([sys.executable, "-c", code], env={**os.environ, **threads, "PYTHONPATH": path})
+    assert run.returncode == 1
 
 
 def test_a_tiny_graph_without_pairs_keeps_the_first_weights() -> None:
