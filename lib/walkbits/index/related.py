@@ -40,8 +40,8 @@ def related_items(
         size: of an embedding.
         names: of the nodes.
         folder: scratch folder on storage that the driver and all executors reach; it must live
-            until the result has been written. Holds num_items * size * 4 bytes, twice for cells, and as much
-            again with `scored`.
+            until the result has been written. Holds num_items * size * 4 bytes, and as much again with
+            `scored`; for cells a copy by cell, and 512 to 2,560 bytes a query that list its nearest.
         queried: makes an item's query of its embedding, of unit length.
         scored: makes what queries are compared with; the queries themselves when left out.
 
