@@ -47,11 +47,12 @@ from walkbits.stages.daily import run_daily
 from walkbits.training.embed import embed
 from walkbits.training.feeders import TrainingData
 from walkbits.training.loop import train
-from walkbits.types import F32
+from walkbits.types import F32, I32, Relation
 from walkbits.walks.kernel import neighborhoods_of
 
 DAY = date(2026, 1, 1)
 SAMPLE = 2000
+MODEL = ROOT / "conf" / "models" / "item_pool.yaml"
 CONFIG = """
 root: {folder}/tables
 seed: 1
@@ -121,10 +122,14 @@ def one_size(spark: SparkSession, count: int, cold: bool) -> dict[str, float]:
 
 def config_of(folder: Path) -> Config:
     """The day's settings: CONFIG over conf/models/item_pool.yaml."""
+    return load_config(write_config(folder), model=MODEL)
+
+
+def write_config(folder: Path) -> Path:
+    """CONFIG as a file beside the world."""
     path = folder / "day.yaml"
     path.write_text(CONFIG.format(folder=folder), encoding="utf-8")
-    settings = load_config(path, model=ROOT / "conf" / "models" / "item_pool.yaml")
-    return settings
+    return path
 
 
 def fixed_costs() -> dict[str, float]:
@@ -134,14 +139,20 @@ def fixed_costs() -> dict[str, float]:
         write_world(folder, SMALLEST["items"])
         rows = pq.read_table(folder / "interactions.parquet").slice(0, SMALLEST["interactions"])
         pq.write_table(rows, folder / "interactions.parquet")
-        path = folder / "day.yaml"
-        path.write_text(CONFIG.format(folder=folder), encoding="utf-8")
         bare = folder / "bare.py"
         bare.write_text(
             "from pyspark.sql import SparkSession as S\nS.builder.getOrCreate().range(9).count()\n"
         )
-        model = str(ROOT / "conf" / "models" / "item_pool.yaml")
-        day = [str(ROOT / "jobs" / "run_daily.py"), "--config", str(path), "--model", model, "--ds", str(DAY)]
+        path = write_config(folder)
+        day = [
+            str(ROOT / "jobs" / "run_daily.py"),
+            "--config",
+            str(path),
+            "--model",
+            str(MODEL),
+            "--ds",
+            str(DAY),
+        ]
 
         def submit(job: list[str]) -> Callable[[], object]:
             return lambda: subprocess.run(["spark-submit", *job], check=True, capture_output=True)
@@ -172,10 +183,17 @@ def limits_of(context: StageRun, folder: Path) -> dict[str, float]:
     limits = {"ingest": seconds(lambda: features.append(ingest(folder, config)))}
     model, shapes = config.model, {"item": csr.item.num_nodes, "context": csr.context.num_nodes}
     network = model.network(Shapes(shapes, {"item": features[0].shape[1]}))  # type: ignore[arg-type]
-    relations = relations_of(network, csr, config.walks.model_copy(update={"num_neighbors": 1}), seed)
-    walked: list[Neighborhoods] = []
-    limits["walks"] = seconds(lambda: walked.append(walks(csr, config)))
-    relations["item_from_item"] = walked[0]
+    walking = 0.0
+
+    def walked(relation: Relation, nodes: I32) -> Neighborhoods:
+        nonlocal walking
+        began = time.perf_counter()
+        found = walks(csr, relation, nodes, config)
+        walking += time.perf_counter() - began
+        return found
+
+    relations = relations_of(network, csr, walked)
+    limits["walks"] = walking
     data = TrainingData(
         shapes, {"item": features[0]}, {"item": csr.item.keys, "context": csr.context.keys},  # type: ignore[arg-type]
         {reads: one.heaviest(config.training.train_neighbors) if "." not in reads else one
@@ -234,15 +252,14 @@ def hashed(tokens: Any, config: Config) -> F32:
     return np.vstack(rows)
 
 
-def walks(csr: BipartiteCsr, config: Config) -> Neighborhoods:
+def walks(csr: BipartiteCsr, relation: Relation, nodes: I32, config: Config) -> Neighborhoods:
     """The kernel on all cores."""
-    blocks = np.array_split(np.arange(csr.item.num_nodes, dtype=np.int32), max(1, csr.item.num_nodes // 4096))
 
-    def one(nodes: Any) -> Any:
-        return neighborhoods_of(csr, "item_from_item", nodes, config.walks, config.seed)
+    def one(block: I32) -> Any:
+        return neighborhoods_of(csr, relation, block, config.walks, config.seed)
 
     with ThreadPoolExecutor(faiss.omp_get_max_threads()) as pool:
-        found = [*pool.map(one, blocks)]
+        found = [*pool.map(one, np.array_split(nodes, max(1, len(nodes) // 4096)))]
     sizes = np.concatenate([np.diff(indptr) for indptr, _, _ in found])
     indptr = np.concatenate([[0], np.cumsum(sizes)])
     return Neighborhoods(indptr, *(np.concatenate([one[place] for one in found]) for place in (1, 2)))

@@ -62,7 +62,8 @@ def main() -> None:
             figures.record(ladder_recall=recall(exact, found))
             for measured in peers(vectors, queries, exact, spent):
                 figures.record(**measured)
-    figures.record(growth_max=max(per_million) / min(per_million))
+    if args.growth:
+        figures.record(growth_max=max(per_million) / min(per_million))
     spark.stop()
 
 

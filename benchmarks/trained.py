@@ -7,7 +7,7 @@ them. A model is trained on the split's training edges; its vectors are scored a
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,7 @@ from walkbits.training.examples import Examples, pairs_in
 from walkbits.training.feeders import TrainingData
 from walkbits.training.loop import train
 from walkbits.training.negatives import HardNegatives, Partners, hard_negatives_of
-from walkbits.types import F32, NodeType
+from walkbits.types import F32, I32, NodeType, Relation
 from walkbits.walks.kernel import neighborhoods_of
 
 
@@ -64,7 +64,11 @@ def fit(name: str, file: str, data: DataSet, changes: Mapping[str, Any], seed: i
         shapes = Shapes(shapes.num_nodes, {"item": features["item"].shape[1]})
     network = model.network(shapes)
     read = {one for one, declared in network.inputs.items() if declared.feature_width is not None}
-    relations = relations_of(network, csr, walks, seed)
+
+    def walked(relation: Relation, nodes: I32) -> Neighborhoods:
+        return Neighborhoods(*neighborhoods_of(csr, relation, nodes, walks, seed))
+
+    relations = relations_of(network, csr, walked)
     given = TrainingData(
         shapes.num_nodes,
         {one: x for one, x in features.items() if one in read},
@@ -83,8 +87,10 @@ def fit(name: str, file: str, data: DataSet, changes: Mapping[str, Any], seed: i
     return Embedding(name, z["item"], z.get("context"), prior=np.asarray(prior, np.float32))
 
 
-def relations_of(network: Network, csr: BipartiteCsr, walks: Walks, seed: int) -> dict[str, Neighborhoods]:
-    """What the network reads."""
+def relations_of(
+    network: Network, csr: BipartiteCsr, walk: Callable[[Relation, I32], Neighborhoods]
+) -> dict[str, Neighborhoods]:
+    """What the network reads; `walk` makes neighborhoods of nodes."""
     found: dict[str, Neighborhoods] = {}
     for update in (one for updates in network.layers for one in updates):
         side, _ = csr.sides(update.relation)
@@ -93,7 +99,7 @@ def relations_of(network: Network, csr: BipartiteCsr, walks: Walks, seed: int) -
             found[update.reads] = Neighborhoods(side.indptr.astype(np.int64), side.indices, ones)
         elif update.reads not in found:
             every = np.arange(side.num_nodes, dtype=np.int32)
-            found[update.reads] = Neighborhoods(*neighborhoods_of(csr, update.relation, every, walks, seed))
+            found[update.reads] = walk(update.relation, every)
     return found
 
 
