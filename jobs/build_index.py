@@ -6,7 +6,7 @@ import argparse
 import sys
 from functools import partial
 
-from walkbits.cli import add_run_flags, job_parser, run_job
+from walkbits.cli import add_explain_flag, add_run_flags, job_parser, run_job
 from walkbits.stages.daily import run_stage
 
 
@@ -14,6 +14,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The job's flags."""
     parser = job_parser("build_index", __doc__)
     add_run_flags(parser)
+    add_explain_flag(parser)
     return parser
 
 

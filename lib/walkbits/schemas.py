@@ -10,10 +10,10 @@ Both are internal to a run. Tables that people query carry `external_id`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Final
 
-from pyspark.sql import types
+from walkbits.columns import Column as Column
+from walkbits.columns import Table as Table
 
 ITEM: Final = "item"
 CONTEXT: Final = "context"
@@ -23,59 +23,6 @@ LIVE: Final = "live"
 
 WEIGHT_SCALE: Final = 1 << 20
 """Fixed point of edge weights: integer sums do not depend on row order."""
-
-_TYPES: Final[dict[str, types.DataType]] = {
-    "STRING": types.StringType(),
-    "INT": types.IntegerType(),
-    "BIGINT": types.LongType(),
-    "FLOAT": types.FloatType(),
-    "DOUBLE": types.DoubleType(),
-    "DATE": types.DateType(),
-    "TIMESTAMP": types.TimestampType(),
-    "BOOLEAN": types.BooleanType(),
-    "BINARY": types.BinaryType(),
-    "ARRAY<BIGINT>": types.ArrayType(types.LongType(), containsNull=False),
-    "ARRAY<FLOAT>": types.ArrayType(types.FloatType(), containsNull=False),
-}
-
-
-@dataclass(frozen=True)
-class Column:
-    """One column: `type` is a Spark DDL type; `comment` gives meaning, unit and shape."""
-
-    name: str
-    type: str
-    comment: str
-    nullable: bool = False
-
-
-@dataclass(frozen=True)
-class Table:
-    """A Delta table. `key` is unique within a partition set; `checks` are enforced by Delta."""
-
-    name: str
-    comment: str
-    columns: tuple[Column, ...]
-    key: tuple[str, ...]
-    partition_by: tuple[str, ...] = ("run_id",)
-    checks: dict[str, str] = field(default_factory=dict)
-    compression: str = "zstd"
-    """Parquet codec. Dense float vectors do not compress: `uncompressed` saves the time."""
-
-    @property
-    def names(self) -> list[str]:
-        return [column.name for column in self.columns]
-
-    @property
-    def schema(self) -> types.StructType:
-        """The Spark schema with comments."""
-        return types.StructType(
-            [
-                types.StructField(c.name, _TYPES[c.type], c.nullable, {"comment": c.comment})
-                for c in self.columns
-            ]
-        )
-
 
 RUN_ID = Column("run_id", "STRING", "Run that wrote the row, yyyymmdd-<8 hex>-a<attempt>")
 NODE_TYPE = Column("node_type", "STRING", "item or context")
@@ -261,6 +208,29 @@ RECOMMENDATIONS = Table(
     checks={"rank_positive": "rank >= 1"},
 )
 
+INDEX_CARD = Table(
+    "index_card",
+    "How `related` and `recommendations` were searched: recall by cells scored, on a sample of queries.",
+    (
+        RUN_ID,
+        Column("product", "STRING", "related or recommendations"),
+        Column(
+            "gap",
+            "DOUBLE",
+            "Cells are scored up to this cosine behind the nearest; null: scan",
+            nullable=True,
+        ),
+        Column("cells", "DOUBLE", "Cells scored per query, on average; 0 of a scan"),
+        Column("recall", "DOUBLE", "Share of the exact lists found"),
+        Column("recall_error", "DOUBLE", "Standard error of recall; 0 where all queries were measured"),
+        Column("items_scored", "DOUBLE", "Items scored per query, on average"),
+        Column("share_scored", "DOUBLE", "items_scored / items"),
+        Column("chosen", "BOOLEAN", "Whether the lists were searched so: one row per product"),
+    ),
+    key=("run_id", "product", "gap"),
+    checks={"product_known": "product IN ('related', 'recommendations')"},
+)
+
 RUN_METRICS = Table(
     "run_metrics",
     "Figures of a run.",
@@ -387,14 +357,14 @@ EVALUATION = Table(
 ALWAYS_PUBLISHED: Final = (NODES, EMBEDDINGS, CODES, LSH_BUCKETS, RELATED)
 """Tables that every published run has."""
 
-PUBLISHED: Final = (*ALWAYS_PUBLISHED, NEIGHBORHOODS, RECOMMENDATIONS)
+PUBLISHED: Final = (*ALWAYS_PUBLISHED, NEIGHBORHOODS, RECOMMENDATIONS, INDEX_CARD)
 """Tables that become visible together."""
 
 TABLES: Final[dict[str, Table]] = {
     table.name: table
     for table in (
         NODES, EDGES, HOLDOUT, IMPRESSIONS, FEATURES, QUARANTINE, NEIGHBORHOODS, REPRESENTATIONS,
-        EMBEDDINGS, CODES, LSH_BUCKETS, RELATED, RECOMMENDATIONS, RUN_METRICS, RUNS, STAGE_LOG, LEASES,
-        PUBLICATIONS, GRAPH_PROFILE, EVALUATION,
+        EMBEDDINGS, CODES, LSH_BUCKETS, RELATED, RECOMMENDATIONS, INDEX_CARD, RUN_METRICS, RUNS, STAGE_LOG,
+        LEASES, PUBLICATIONS, GRAPH_PROFILE, EVALUATION,
     )
 }  # fmt: skip

@@ -21,7 +21,8 @@ from walkbits.index.buckets import buckets_from_codes
 from walkbits.index.codes import Coder, codes_from_embeddings, pack_bits, pack_bits_sql, prior_codes
 from walkbits.index.exact import QUERY_BLOCK, top_k
 from walkbits.index.matrices import Form, Supported, as_they_are
-from walkbits.index.nearest import Batch, Itself, Plan, nearest
+from walkbits.index.nearest import Batch, Itself, nearest
+from walkbits.index.plan import Plan
 from walkbits.index.related import Seen, recommended_items, related_items
 from walkbits.network.arithmetic import supported
 from walkbits.settings import Index, Lsh

@@ -112,6 +112,15 @@ def published(spark: SparkSession) -> None:
         for context in run_nodes(run_id)[-3:]
         for rank, other in enumerate(RECOMMENDED, 1)
     ]  # fmt: skip
+    rows["index_card"] = [
+        {
+            "run_id": run_id, "product": product, "gap": gap, "cells": 2.5, "recall": 0.9, "recall_error": 0.01,
+            "items_scored": 20.0, "share_scored": 20 / NUM_ITEMS, "chosen": gap is None,
+        }
+        for run_id in (PREVIOUS, LIVE, ABANDONED)
+        for product in ("related", "recommendations")
+        for gap in (0.25, None)
+    ]  # fmt: skip
     rows["neighborhoods"] = [
         {"run_id": run_id, "relation": "item_from_item", "node": row}
         | {"neighbors": packed(neighbors), "visits": packed(visits)}

@@ -11,7 +11,7 @@ LIB = Path(__file__).resolve().parents[2] / "lib" / "walkbits"
 
 LEVELS: tuple[tuple[str, ...], ...] = (
     ("__init__", "types", "errors", "faults"),
-    ("rng", "settings", "spark_errors"),
+    ("rng", "settings", "spark_errors", "columns"),
     ("schemas", "session", "input_settings"),
     ("arrays",),
     ("tables",),

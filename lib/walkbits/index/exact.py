@@ -65,7 +65,12 @@ def nothing_excluded(num_queries: int) -> tuple[I64, I64]:
 
 
 def top_k(
-    queries: F32, items: F32, k: int, excluded: tuple[I64, I64], longest: float | None = None
+    queries: F32,
+    items: F32,
+    k: int,
+    excluded: tuple[I64, I64],
+    longest: float | None = None,
+    ids: I64 | None = None,
 ) -> tuple[I64, F32]:
     """The k items of largest inner product with each query.
 
@@ -75,6 +80,7 @@ def top_k(
         k: length of each list, at least 1.
         excluded: items that must not appear: indptr [q + 1] and items ascending within a query.
         longest: length of the longest item, where the caller knows it.
+        ids: int64 [n], the item in each row; row i holds item i when left out.
 
     Returns:
         items int64 [q, k] and scores fp32 [q, k]; where fewer than k items remain the list
@@ -83,7 +89,7 @@ def top_k(
     found, scores = unfilled(len(queries), k)
     if not (len(queries) and len(items)):
         return found, scores
-    layout = Items(np.ascontiguousarray(items), np.arange(len(items)))
+    layout = Items(np.ascontiguousarray(items), np.arange(len(items)) if ids is None else ids)
     longest = float(lengths(items).max()) if longest is None else longest
     for start in range(0, len(queries), QUERY_BLOCK):
         rows = slice(start, start + QUERY_BLOCK)

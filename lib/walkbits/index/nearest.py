@@ -12,7 +12,7 @@ import functools
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -24,17 +24,12 @@ from walkbits.arrays.places import Place
 from walkbits.errors import ConfigError
 from walkbits.index.cells import gaps_of, nearest_cells, num_cells, sampled, search, train
 from walkbits.index.exact import QUERY_BLOCK, Items, top_k
+from walkbits.index.plan import CELLS, Plan, choose, curve_of, reaching, scan_of, tries_cells
 from walkbits.tables.rows import Batches, Rows
-from walkbits.types import F32, F64, I64
+from walkbits.types import F32, I64
 
 LOG = logging.getLogger("walkbits")
 
-_SCAN_PAIRS: Final = 1 << 30
-"""Pairs that are scanned in about two seconds of a core: cells would take as long to be made."""
-_CELLS: Final = (64, 256)
-"""Nearest cells that are listed per query, and where they hold too little of the exact lists."""
-_CELL_COST: Final = 4
-"""What a pair scored by cells costs beside one that is scanned: small products, scattered rows."""
 _SAMPLE: Final = 400
 _TOGETHER: Final = 1 << 13
 """Queries of cells near each other that are scored together: an item is read once for all of them."""
@@ -82,23 +77,6 @@ class Batch:
     excluded: Excluded
 
 
-@dataclass(frozen=True)
-class Plan:
-    """How a batch is searched, and what to expect of it.
-
-    Attributes:
-        gap: which cells a query scores; None scans all items.
-        recall: share of the exact lists that the plan finds, on the sample.
-        error: standard error of `recall`; 0 where the sample is all queries.
-        scored: items scored per query.
-    """
-
-    gap: float | None
-    recall: float = 1.0
-    error: float = 0.0
-    scored: float = 0.0
-
-
 def nearest(
     spark: SparkSession, batch: Batch, rules: settings.Index, seed: int, folder: Place
 ) -> tuple[Rows, Plan]:
@@ -117,9 +95,8 @@ def nearest(
     Raises:
         ConfigError: `exact: never`, and no number of cells reaches the recall.
     """
-    plan = Plan(None, scored=float(batch.num_items))
-    pairs = batch.num_queries * batch.num_items
-    if rules.exact != "always" and (rules.exact == "never" or pairs > _SCAN_PAIRS) and batch.num_items > 1:
+    plan = scan_of(batch.num_items)
+    if tries_cells(batch.num_queries, batch.num_items, rules):
         cells, plan = _plan_cells(spark, batch, rules, seed, folder)
         if plan.gap is not None:
             LOG.info("search=cells recall=%.4f scored=%.0f of=%d", plan.recall, plan.scored, batch.num_items)
@@ -177,27 +154,22 @@ class _Cells:
 def _plan_cells(
     spark: SparkSession, batch: Batch, rules: settings.Index, seed: int, folder: Place
 ) -> tuple[_Cells, Plan]:
-    """Cells, and the least gap that reaches the target on a sample, or a scan."""
+    """Cells, and the plan that the curve of a sample leads to."""
     most, target = num_cells(batch.num_items), rules.target_recall
-    cells = _build_cells(spark, _Cells(batch, folder, min(_CELLS[0], most)), seed)
-    for more in (*_CELLS[1:], 0):
-        curve = _curve(spark, cells, seed)
-        enough = [point for point in curve if point.recall - point.error >= target]
-        if enough or min(more, most) <= cells.probes:
+    cells = _build_cells(spark, _Cells(batch, folder, min(CELLS[0], most)), seed)
+    curve = _curve(spark, cells, seed)
+    for more in CELLS[1:]:
+        if reaching(curve, target) or min(more, most) <= cells.probes:
             break
         cells = replace(cells, probes=min(more, most))
         _assign(spark, cells, "queries")
-    scan = Plan(None, scored=float(batch.num_items))
-    if not enough:
-        if rules.exact == "never":
-            raise ConfigError(
-                f"index.target_recall must be at most {curve[-1].recall:.4f}, the recall of {cells.probes} "
-                f"cells a query, got {target:g}; lower it, or set index.exact to auto"
-            )
-        return cells, scan
-    gap, recall, error, scored = enough[0]
-    dear = _CELL_COST * (scored + cells.count) >= batch.num_items
-    return cells, scan if dear and rules.exact == "auto" else Plan(gap, recall, error, scored)
+        curve = _curve(spark, cells, seed)
+    if rules.exact == "never" and reaching(curve, target) is None:
+        raise ConfigError(
+            f"index.target_recall must be at most {curve[-1].recall:.4f}, the recall of {cells.probes} "
+            f"cells a query, got {target:g}; lower it, or set index.exact to auto"
+        )
+    return cells, choose(curve, batch.num_items, rules)
 
 
 def _build_cells(spark: SparkSession, cells: _Cells, seed: int) -> _Cells:
@@ -253,16 +225,7 @@ def _assign(spark: SparkSession, cells: _Cells, what: str) -> None:
     _each(spark, -(-count // _ROWS), assign)
 
 
-class _Point(NamedTuple):
-    """What a gap gives on the sample: mean recall, its standard error, items scored per query."""
-
-    gap: float
-    recall: float
-    error: float
-    scored: float
-
-
-def _curve(spark: SparkSession, cells: _Cells, seed: int) -> list[_Point]:
+def _curve(spark: SparkSession, cells: _Cells, seed: int) -> tuple[Plan, ...]:
     """Recall by gap, on a keyed sample of the queries."""
     batch = cells.batch
     queries = sampled(batch.num_queries, _SAMPLE, seed)
@@ -293,20 +256,7 @@ def _curve(spark: SparkSession, cells: _Cells, seed: int) -> list[_Point]:
     seen = sorted(_each(spark, len(blocks), measure, schema), key=lambda row: row["query"])
     lists = [np.array(row["needed"]) for row in seen if row["needed"]]
     gaps, sizes = (np.array([row[name] for row in seen]) for name in ("gaps", "sizes"))
-    whole = len(queries) == batch.num_queries
-    return [_point(gap, lists, gaps, sizes, whole) for gap in _gaps(gaps)]
-
-
-def _gaps(gaps: F64) -> F64:
-    """Gaps worth looking at, from the least to one that scores every listed cell."""
-    return np.append(np.unique(np.quantile(gaps, np.linspace(0, 1, 100)).astype(np.float32)), 4.0)
-
-
-def _point(gap: float, lists: list[F64], gaps: F64, sizes: I64, whole: bool) -> _Point:
-    shares = np.array([(one <= gap).mean() for one in lists]) if lists else np.ones(1)
-    error = 0.0 if whole else shares.std() / np.sqrt(len(shares))
-    scored = (sizes * (gaps <= gap)).sum(axis=1).mean()
-    return _Point(float(gap), float(shares.mean()), float(error), float(scored))
+    return curve_of(lists, gaps, sizes, len(queries) == batch.num_queries)
 
 
 def _by_cells(spark: SparkSession, cells: _Cells, gap: float) -> Rows:

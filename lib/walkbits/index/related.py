@@ -11,11 +11,38 @@ from pyspark.sql import SparkSession
 from walkbits import settings
 from walkbits.arrays.mapped import open_array
 from walkbits.arrays.places import Place
-from walkbits.index.matrices import Form, as_they_are, with_one, with_prior, write_matrix
-from walkbits.index.nearest import Batch, Itself, Plan, nearest
+from walkbits.index.matrices import (
+    Form,
+    Supported,
+    as_they_are,
+    unit,
+    with_one,
+    with_prior,
+    write_matrix,
+)
+from walkbits.index.nearest import Batch, Itself, nearest
+from walkbits.index.plan import Plan
+from walkbits.network.declaration import Network
+from walkbits.schemas import CONTEXT, ITEM
 from walkbits.tables.external_ids import ExternalIds
 from walkbits.tables.rows import Batches, Rows
 from walkbits.types import I64
+
+
+def related_forms(network: Network, graph: Place) -> tuple[Form, Form | None]:
+    """How an item asks for others, and how it is scored where that differs (`network.declaration.Score`).
+
+    Args:
+        graph: folder of the run's graph, where the items' contexts are counted.
+    """
+    asks = as_they_are if network.outputs[ITEM].normalise else unit
+    support = network.score.support
+    return asks, Supported(asks, graph / "item_indptr.npy", support) if support else None
+
+
+def recommends(network: Network, num_contexts: int, index: settings.Index) -> bool:
+    """Whether a run has recommendations."""
+    return CONTEXT in network.outputs and num_contexts > 0 and index.num_recommended > 0
 
 
 def related_items(
@@ -118,6 +145,11 @@ class Seen:
         own = np.concatenate([[0], np.cumsum(counts)])
         where = np.arange(own[-1]) + np.repeat(starts - own[:-1], counts)
         return own, indices[where].astype(np.int64)
+
+
+def seen_in(graph: Place) -> Seen:
+    """The items of the contexts of a run's graph."""
+    return Seen(graph / "context_indptr.npy", graph / "context_indices.npy")
 
 
 @dataclass(frozen=True)

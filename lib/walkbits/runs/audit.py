@@ -15,6 +15,7 @@ from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from walkbits.arrays.places import Place
 from walkbits.config import Config
 from walkbits.errors import InputError
 from walkbits.index.buckets import buckets_from_codes
@@ -24,6 +25,7 @@ from walkbits.network.declaration import Network
 from walkbits.runs.geometry import code_health, geometry
 from walkbits.runs.log import logged_stages, metric, outputs_of
 from walkbits.runs.pointer import Pointer
+from walkbits.runs.recall import below_target, list_recall, products_of
 from walkbits.schemas import CODES, EMBEDDINGS, ITEM, LSH_BUCKETS, NODES, RELATED, TABLES
 from walkbits.settings import Audit
 from walkbits.spark_errors import recognised
@@ -42,7 +44,13 @@ RECALL_SAMPLE = 500
 
 
 def audit(
-    store: Store, config: Config, run_id: str, logged: list[Written], card: Card, live: Pointer | None
+    store: Store,
+    config: Config,
+    run_id: str,
+    logged: list[Written],
+    card: Card,
+    live: Pointer | None,
+    graph: Place,
 ) -> tuple[Figures, list[str]]:
     """Check a run's published tables against the log, against each other and against the live run.
 
@@ -50,21 +58,28 @@ def audit(
         logged: Outputs of the run's stages; those of published tables must re-read the same.
         card: Of the run's model; only embeddings of one model can be compared, and it says what they must be.
         live: What readers see now, None before the first publication.
+        graph: Folder of the run's graph.
 
     Returns:
         The figures that were measured, and one sentence per broken rule.
     """
     found = committed(store, run_id, logged)
-    num_items, broken = _nodes(store, run_id)
+    num_items, num_contexts, broken = _nodes(store, run_id)
     broken += _embeddings(store, run_id, card.network, config.audit)
-    # Codes of embeddings that are broken in themselves prove nothing.
-    broken += [] if broken else derived(store, config, run_id, card.network, found)
+    figures: Figures = {}
+    # Codes and lists of embeddings that are broken in themselves prove nothing.
+    if not broken:
+        broken += derived(store, config, run_id, card.network, found)
+        for product in products_of(card.network, num_items, num_contexts, config.index, graph):
+            name, measured = product.table.name, list_recall(store, run_id, product, config.seed)
+            figures[f"list_recall[{name}]"] = (measured[0], "ratio")
+            broken += below_target(name, measured, config.index.target_recall)
     broken += [
         *differing(found, logged),
         *_related(store, run_id, num_items, config.index.num_related),
         *([] if live is None else _no_loss(store, found, live.run_id, config.audit)),
     ]
-    figures = _recall(store, config, run_id, num_items)
+    figures |= _recall(store, config, run_id, num_items)
     figures |= geometry(store, run_id, config.seed, num_items)
     figures |= code_health(store, run_id, config.index.lsh_bits, config.seed, num_items)
     if live is not None and live.model_version == card.model_version:
@@ -205,18 +220,18 @@ def differing(found: Committed, logged: list[Written]) -> Iterator[str]:
             yield f"{name} must re-read as logged {expected.get(name)}, got {committed}"
 
 
-def _nodes(store: Store, run_id: str) -> tuple[int, list[str]]:
-    """Number of items, and what is wrong."""
+def _nodes(store: Store, run_id: str) -> tuple[int, int, list[str]]:
+    """Number of items and of contexts, and what is wrong."""
     nodes = store.read(NODES, run_id=run_id)
     row = nodes.agg(
         F.count(F.lit(1)).alias("rows"), F.count_distinct("node_id").alias("ids"),
         F.count_distinct("node_type", "external_id").alias("names"), F.max("node_id").alias("last"),
         F.count_if(F.col("node_type") == ITEM).alias("items"),
     ).collect()[0]  # fmt: skip
-    num_items, seen = row["items"], {name: row[name] for name in ("rows", "ids", "names", "last")}
-    if row["rows"] == row["ids"] == row["names"] == (row["last"] or 0) + 1:
-        return num_items, []
-    return num_items, [f"nodes must be dense and unique, got {seen}"]
+    seen = {name: row[name] for name in ("rows", "ids", "names", "last")}
+    dense = row["rows"] == row["ids"] == row["names"] == (row["last"] or 0) + 1
+    wrong = [] if dense else [f"nodes must be dense and unique, got {seen}"]
+    return row["items"], row["rows"] - row["items"], wrong
 
 
 def _embeddings(store: Store, run_id: str, network: Network, rules: Audit) -> Iterator[str]:

@@ -14,6 +14,7 @@ from walkbits.runs.reuse import MODEL
 from walkbits.runs.stage import StageRun, check_inputs
 from walkbits.schemas import ALWAYS_PUBLISHED, PUBLISHED
 from walkbits.settings import config_hash
+from walkbits.stages.build_neighborhoods import GRAPH
 from walkbits.tables.commits import parse_output
 from walkbits.tables.store import Written
 
@@ -55,7 +56,8 @@ def audit_committed(context: StageRun, pointer: Pointer | None, outputs: list[Wr
     store, run, config = context.store, context.run, context.config
     began = time.monotonic()
     done = logged_stages(store, run.run_id)
-    check_inputs(context, NAME, {"train_model": done["train_model"]}, (MODEL,))
+    read = {name: done[name] for name in ("build_neighborhoods", "train_model")}
+    check_inputs(context, NAME, read, (MODEL, GRAPH))
     card = read_card(context.artifacts(MODEL))
     key = config_hash(
         NAME, config.audit, config.index, config.seed, pointer.run_id if pointer else "", card.model_version,
@@ -67,7 +69,8 @@ def audit_committed(context: StageRun, pointer: Pointer | None, outputs: list[Wr
         if judged and not [*changed(store, run.run_id, outputs)]:
             state = "kept"
         else:
-            figures, broken = audit(store, config, run.run_id, outputs, card, pointer)
+            graph = context.artifacts(GRAPH)
+            figures, broken = audit(store, config, run.run_id, outputs, card, pointer, graph)
             written = context.metrics({NAME: figures})
             state = "done"
             if broken:

@@ -3,22 +3,35 @@
 from __future__ import annotations
 
 from pyspark.sql import functions as F
+from pyspark.sql.types import StructType
 
 from walkbits.arrays.places import Place
 from walkbits.index.buckets import buckets_from_codes
 from walkbits.index.codes import codes_from_embeddings
-from walkbits.index.matrices import Supported, as_they_are, unit
-from walkbits.index.nearest import Plan
-from walkbits.index.related import Seen, recommended_items, related_items
+from walkbits.index.plan import Forecast, Plan, card_rows, forecast
+from walkbits.index.related import recommended_items, recommends, related_forms, related_items, seen_in
 from walkbits.models.card import read_card
 from walkbits.network.declaration import Network
+from walkbits.runs.pointer import read_pointer
 from walkbits.runs.reuse import MODEL
 from walkbits.runs.stage import Stage, StageRun
-from walkbits.schemas import CODES, CONTEXT, EMBEDDINGS, ITEM, LSH_BUCKETS, NODES, RECOMMENDATIONS, RELATED
+from walkbits.schemas import (
+    CODES,
+    CONTEXT,
+    EMBEDDINGS,
+    INDEX_CARD,
+    ITEM,
+    LSH_BUCKETS,
+    NODES,
+    RECOMMENDATIONS,
+    RELATED,
+    Table,
+)
 from walkbits.stages.build_neighborhoods import GRAPH, num_nodes
 from walkbits.tables.external_ids import ExternalIds
 from walkbits.tables.rows import Rows
 from walkbits.tables.store import Written
+from walkbits.types import NodeType
 
 
 def run(context: StageRun) -> list[Written]:
@@ -48,26 +61,60 @@ def _top_lists(context: StageRun, network: Network, scratch: Place) -> list[Writ
     def embedded(node_type: str) -> Rows:
         return store.scan(EMBEDDINGS, ("node_id", "embedding", "prior"), run_id=run_id, node_type=node_type)
 
-    form = as_they_are if network.outputs[ITEM].normalise else unit
-    support, graph = network.score.support, context.artifacts(GRAPH)
+    graph = context.artifacts(GRAPH)
+    queried, scored = related_forms(network, graph)
     related, plan = related_items(
         spark, embedded(ITEM), counts[ITEM], width, names, config.index, config.seed, scratch / "related",
-        queried=form, scored=Supported(form, graph / "item_indptr.npy", support) if support else None,
+        queried=queried, scored=scored,
     )  # fmt: skip
     # One item has no other that could be related to it.
     written = [store.write_rows(RELATED, [related], run_id, allow_empty=counts[ITEM] == 1)]
     plans = {"related": plan}
-    if CONTEXT in network.outputs and counts[CONTEXT] and config.index.num_recommended:
-        seen = Seen(graph / "context_indptr.npy", graph / "context_indices.npy")
+    if recommends(network, counts[CONTEXT], config.index):
         lists, plans["recommendations"] = recommended_items(
-            spark, embedded(ITEM), embedded(CONTEXT), counts[ITEM], counts[CONTEXT], width, seen, names,
-            config.index, config.seed, scratch / "recommendations",
+            spark, embedded(ITEM), embedded(CONTEXT), counts[ITEM], counts[CONTEXT], width, seen_in(graph),
+            names, config.index, config.seed, scratch / "recommendations",
         )  # fmt: skip
         written.append(store.write_rows(RECOMMENDATIONS, [lists], run_id, allow_empty=True))
+    rows = [row for kind, plan in plans.items() for row in card_rows(kind, plan, counts[ITEM])]
+    without_run = StructType(INDEX_CARD.schema.fields[1:])
+    card = spark.createDataFrame(rows, without_run).coalesce(1)
+    written.append(store.write(INDEX_CARD, card, run_id))
     context.measure(
         {name: figure for kind, plan in plans.items() for name, figure in _figures(kind, plan).items()}
     )
     return written
+
+
+def explain(context: StageRun) -> str:
+    """Candidates, bytes and seconds of both products before anything is built, as the live run chose."""
+    config, counts = context.config.index, num_nodes(context)
+    network = read_card(context.artifacts(MODEL)).network
+    width, live = network.embedding_size(ITEM), _live_choice(context)
+
+    def product(table: Table, asks: NodeType, width: int, k: int, shared: bool) -> Forecast:
+        before = live.get(table.name)
+        return forecast(table.name, counts[asks], counts[ITEM], width, k, config, before, shared=shared)
+
+    products = [product(RELATED, "item", width, config.num_related, not network.score.support)]
+    if recommends(network, counts[CONTEXT], config):  # the prior is one more coordinate
+        products.append(product(RECOMMENDATIONS, "context", width + 1, config.num_recommended, False))
+    cores = context.spark.sparkContext.defaultParallelism
+    nodes, bands = sum(counts[one] for one in network.outputs), config.lsh_bits // config.lsh.band_bits
+    lines = [one.explain(cores) for one in products]
+    size = nodes * sum(config.code_bits) // 8
+    lines.append(f"codes: {nodes * len(config.code_bits):,} rows, {size:,} bytes")
+    lines.append(f"lsh_buckets: {counts[ITEM] * bands:,} rows in {bands} bands")
+    return "\n".join(lines)
+
+
+def _live_choice(context: StageRun) -> dict[str, tuple[str, float | None, float]]:
+    """What the published run chose, by product: its id, the gap, the share of its items that was scored."""
+    pointer = read_pointer(context.store, context.config.channel)
+    if pointer is None or not context.store.exists(INDEX_CARD):
+        return {}
+    rows = context.store.read(INDEX_CARD, run_id=pointer.run_id).where("chosen").collect()
+    return {row["product"]: (pointer.run_id, row["gap"], row["share_scored"]) for row in rows}
 
 
 def _figures(kind: str, plan: Plan) -> dict[str, tuple[float, str]]:
@@ -83,4 +130,5 @@ STAGE = Stage(
     after=("build_neighborhoods", "train_model", "infer_layers"),
     settings=lambda config: (config.index,),
     run=run,
+    explain=explain,
 )
