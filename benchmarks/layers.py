@@ -33,6 +33,7 @@ from pydantic import ByteSize
 from pyspark.sql import functions as F
 from walkbits.arrays.vectors import binary_array, float_lists, read_lists, read_vectors
 from walkbits.inference.layers import infer
+from walkbits.inference.nodes import as_embeddings, features_of_nodes
 from walkbits.inference.references import References, open_slots
 from walkbits.models.base import Shapes
 from walkbits.models.card import Card, LoadedModel, new_nodes_of
@@ -43,7 +44,6 @@ from walkbits.runs.cost import cost, spark_stages
 from walkbits.schemas import EMBEDDINGS, FEATURES, NEIGHBORHOODS, NODES, REPRESENTATIONS
 from walkbits.session import get_session
 from walkbits.settings import Inference
-from walkbits.stages.infer_layers import as_embeddings, features_of_nodes
 from walkbits.tables.rows import Rows
 from walkbits.tables.store import Store
 from walkbits.types import NodeType

@@ -18,12 +18,12 @@ from walkbits.config_file import parse_yaml
 from walkbits.evaluation.rankers import Embedding, graph_of
 from walkbits.evaluation.splits import Split
 from walkbits.graph.csr import BipartiteCsr
+from walkbits.inference.nodes import log_share
 from walkbits.models import parse_model
 from walkbits.models.base import NO_SHAPES, ModelSettings, Shapes
 from walkbits.network.declaration import TABLE, Network
 from walkbits.network.subgraphs import Neighborhoods
 from walkbits.settings import Training, Walks
-from walkbits.stages.infer_layers import log_share
 from walkbits.training.embed import embed
 from walkbits.training.examples import Examples, pairs_in
 from walkbits.training.feeders import TrainingData

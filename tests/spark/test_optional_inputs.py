@@ -15,12 +15,12 @@ from support import world
 from walkbits.config import Config
 from walkbits.config_file import load_config
 from walkbits.errors import ConfigError, InputError
+from walkbits.inference.nodes import features_of_nodes
 from walkbits.ingest.space import load_space, read_space, space_id
 from walkbits.network.declaration import Input, Network, Output
 from walkbits.runs.stage import StageRun
 from walkbits.schemas import EDGES, FEATURES, IMPRESSIONS, NODES, QUARANTINE
 from walkbits.stages import daily
-from walkbits.stages.infer_layers import features_of_nodes
 from walkbits.types import NodeType
 
 DAY = date(2026, 1, 31)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from walkbits.index.exact import ITEM_BLOCK, nothing_excluded, top_k, top_k_dense
+from walkbits.index.exact import ITEM_BLOCK, lengths, nothing_excluded, top_k, top_k_dense, top_k_spread
 
 
 def reference(queries: np.ndarray, items: np.ndarray, k: int, banned: list[set[int]]) -> list[list[int]]:
@@ -89,3 +89,45 @@ def test_short_catalogues_leave_places_empty(k: int) -> None:
     found, scores = top_k(items, items, k, (np.arange(5), np.arange(4)))
     assert (found[:, 3:] == -1).all()
     assert np.isneginf(scores[:, 3:]).all()
+
+
+@settings(max_examples=60)
+@given(st.integers(0, 2**32), st.integers(1, 40), st.integers(1, 12), st.integers(1, 4), st.integers(1, 6))
+def test_spread_lists_are_what_going_down_a_sort_takes(
+    seed: int, num_items: int, k: int, at_most: int, num_groups: int
+) -> None:
+    random = np.random.default_rng(seed)
+    items = np.round(random.standard_normal((num_items, 5)) * 2).astype(np.float32) / 2
+    groups = random.integers(-1, num_groups, num_items).astype(np.int32)
+    queries = np.concatenate([items[random.integers(0, num_items, 3)], np.zeros((1, 5), np.float32)])
+    banned = [set(random.integers(0, num_items, random.integers(0, 5)).tolist()) for _ in queries]
+    expected = []
+    for whole in reference(queries, items, num_items, banned):
+        taken: list[int] = []
+        for item in (one for one in whole if one >= 0):
+            full = groups[item] >= 0 and sum(groups[other] == groups[item] for other in taken) >= at_most
+            taken += [] if full or len(taken) == k else [item]
+        expected.append(taken + [-1] * (k - len(taken)))
+    longest = float(lengths(items).max())
+    found, scores = top_k_spread(queries, items, groups, at_most, k, exclusion(banned), longest)
+    assert found.tolist() == expected
+    assert (scores[found < 0] == -np.inf).all()
+
+
+def test_spread_lists_over_block_borders_hold_the_best_of_each_group() -> None:
+    random = np.random.default_rng(3)
+    items = random.standard_normal((2 * ITEM_BLOCK + 70, 16)).astype(np.float32)
+    groups = (np.arange(len(items)) % 11).astype(np.int32)
+    queries = random.standard_normal((5, 16)).astype(np.float32)
+    longest = float(lengths(items).max())
+    found, _ = top_k_spread(queries, items, groups, 1, 11, nothing_excluded(5), longest)
+    members = [np.flatnonzero(groups == group) for group in range(11)]
+    for row in range(5):
+        exact = items.astype(np.float64) @ queries[row]
+        best = [own[np.argmax(exact[own])] for own in members]
+        assert found[row].tolist() == sorted(best, key=lambda item: -exact[item])
+    whole, same = top_k(queries, items, 9, nothing_excluded(5))
+    ungrouped = np.full(len(items), -1, np.int32)
+    again = top_k_spread(queries, items, ungrouped, 1, 9, nothing_excluded(5), longest)
+    np.testing.assert_array_equal(again[0], whole)
+    np.testing.assert_array_equal(again[1], same)

@@ -19,7 +19,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from walkbits.types import F32, I64
+from walkbits.types import F32, I32, I64
 
 QUERY_BLOCK: Final = 256
 ITEM_BLOCK: Final = 2048
@@ -99,6 +99,30 @@ def top_k(
     return found, scores
 
 
+def top_k_spread(
+    queries: F32, items: F32, groups: I32, at_most: int, k: int, excluded: tuple[I64, I64], longest: float
+) -> tuple[I64, F32]:
+    """The best k of each query with at most so many of a group: `top_k` of all items, going down.
+
+    Lists of which no group holds too many are bases of a matroid, so one pass finds the best: an item that
+    comes in sends out the worst of its group, where that is full, else the worst of all.
+
+    Args:
+        groups: int32 [n], the group of each item; -1 for none, which is not bounded.
+        at_most: items of a group in a list, at least 1.
+        queries, items, k, excluded, longest: as for `top_k`.
+    """
+    found, scores = unfilled(len(queries), k)
+    layout = Items(np.ascontiguousarray(items), np.arange(len(items)))
+    for start in range(0, len(queries), QUERY_BLOCK):
+        rows = slice(start, start + QUERY_BLOCK)
+        block = np.ascontiguousarray(queries[rows])
+        banned = (excluded[0][start : start + len(block) + 1], excluded[1])
+        slack = rounding_error(block, longest)
+        _scan_spread(block, layout, groups, at_most, slack, banned, found[rows], scores[rows])
+    return found, scores
+
+
 def unfilled(num_queries: int, k: int) -> tuple[I64, F32]:
     """Lists that hold nothing yet."""
     return np.full((num_queries, k), -1, np.int64), np.full((num_queries, k), -np.inf, np.float32)
@@ -137,6 +161,42 @@ def _scan(queries: Any, items: Any, slack: Any, excluded: Any, found: Any, score
         stop = min(items.vectors.shape[0], start + ITEM_BLOCK)
         offer(queries, queries, rows, items, start, stop, slack, excluded, found.shape[1], best, buffer)
     rank(queries, items, slack, best, found, scores)
+
+
+@njit(cache=True)
+def _scan_spread(
+    queries: Any, items: Any, groups: Any, at_most: int, slack: Any, excluded: Any, found: Any, scores: Any
+) -> None:
+    """Items in order of their numbers, so that of equal scores the one that is there stays."""
+    k = found.shape[1]
+    one, exact = np.empty(1, np.int32), np.empty(1, np.float32)
+    buffer = np.empty(queries.shape[0] * ITEM_BLOCK, np.float32)
+    for start in range(0, items.vectors.shape[0], ITEM_BLOCK):
+        stop = min(items.vectors.shape[0], start + ITEM_BLOCK)
+        approx = buffer[: queries.shape[0] * (stop - start)].reshape(queries.shape[0], stop - start)
+        np.dot(queries, items.vectors[start:stop].T, approx)
+        for row in range(queries.shape[0]):
+            banned = excluded[1][excluded[0][row] : excluded[0][row + 1]]
+            for offset in range(stop - start):
+                if approx[row, offset] < scores[row, k - 1] - slack[row]:
+                    continue
+                place = start + offset
+                if _holds(banned, place):
+                    continue
+                one[0] = place
+                _dots(queries[row], items.vectors, one, exact)
+                worst, same = k - 1, 0
+                if groups[place] >= 0:
+                    for at in range(k):
+                        if found[row, at] >= 0 and groups[found[row, at]] == groups[place]:
+                            same += 1
+                            if same == at_most:
+                                worst = at
+                if exact[0] > scores[row, worst]:
+                    for at in range(worst, k - 1):
+                        found[row, at], scores[row, at] = found[row, at + 1], scores[row, at + 1]
+                    found[row, k - 1], scores[row, k - 1] = -1, -np.inf
+                    _insert(found[row], scores[row], place, exact[0])
 
 
 @njit(cache=True)

@@ -23,7 +23,7 @@ from walkbits.arrays.mapped import ArrayWriter, create_array, open_array, save_a
 from walkbits.arrays.places import Place
 from walkbits.errors import ConfigError
 from walkbits.index.cells import gaps_of, nearest_cells, num_cells, sampled, search, train
-from walkbits.index.exact import QUERY_BLOCK, Items, top_k
+from walkbits.index.exact import QUERY_BLOCK, Items, top_k, top_k_spread
 from walkbits.index.plan import CELLS, Plan, choose, curve_of, reaching, scan_of, tries_cells
 from walkbits.tables.rows import Batches, Rows
 from walkbits.types import F32, I64
@@ -66,6 +66,8 @@ class Batch:
         items: fp32 [num_items, d], mapped.
         longest: length of the longest item.
         k: length of the lists; where fewer items are allowed, a list is shorter.
+        groups: int32 [num_items], mapped: lists hold at most `at_most` of a group, see `exact.top_k_spread`.
+            None bounds nothing.
     """
 
     queries: Place
@@ -75,6 +77,8 @@ class Batch:
     longest: float
     k: int
     excluded: Excluded
+    groups: Place | None = None
+    at_most: int = 1
 
 
 def nearest(
@@ -96,7 +100,7 @@ def nearest(
         ConfigError: `exact: never`, and no number of cells reaches the recall.
     """
     plan = scan_of(batch.num_items)
-    if tries_cells(batch.num_queries, batch.num_items, rules):
+    if batch.groups is None and tries_cells(batch.num_queries, batch.num_items, rules):
         cells, plan = _plan_cells(spark, batch, rules, seed, folder)
         if plan.gap is not None:
             LOG.info("search=cells recall=%.4f scored=%.0f of=%d", plan.recall, plan.scored, batch.num_items)
@@ -303,7 +307,12 @@ class _Scan:
         for block in _numbers(batches):
             rows = np.arange(block * QUERY_BLOCK, min(batch.num_queries, (block + 1) * QUERY_BLOCK))
             vectors = np.ascontiguousarray(queries[rows[0] : rows[-1] + 1])
-            yield _lists(rows, *top_k(vectors, items, batch.k, batch.excluded.of(rows), batch.longest))
+            excluded = batch.excluded.of(rows)
+            if batch.groups is None:
+                yield _lists(rows, *top_k(vectors, items, batch.k, excluded, batch.longest))
+            else:
+                spread = (open_array(batch.groups), batch.at_most, batch.k, excluded, batch.longest)
+                yield _lists(rows, *top_k_spread(vectors, items, *spread))
 
 
 def _lists(queries: I64, found: I64, scores: F32) -> pa.RecordBatch:

@@ -10,7 +10,7 @@ import logging
 import sys
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
-from typing import Final, TypedDict, Unpack
+from typing import Final, Literal, TypedDict, Unpack
 
 from pyspark.sql import SparkSession
 
@@ -18,6 +18,9 @@ from walkbits.arrays.places import place_of
 from walkbits.config import Config
 from walkbits.errors import ConfigError
 from walkbits.index.export import Kind, Score
+from walkbits.ingest.queries import By, Choice
+from walkbits.ingest.sources import read_source
+from walkbits.input_settings import Source
 from walkbits.runs import reuse
 from walkbits.runs.log import (
     Run,
@@ -44,6 +47,7 @@ from walkbits.stages import (
 from walkbits.stages import evaluate as evaluation
 from walkbits.stages.audit_run import audit_committed, published_outputs
 from walkbits.stages.export_index import export
+from walkbits.stages.find_nearest import check_new, found_nearest
 from walkbits.stages.maintain_tables import maintain
 from walkbits.stages.publish_run import PREVIOUS, check_stands, publish, roll_back
 from walkbits.stages.verify import verify_live
@@ -264,6 +268,41 @@ def export_index(
 ) -> None:
     """Write the published items as a faiss index for a server; see `walkbits.index.export`."""
     export(store_of(spark, config), config, kind, score, place_of(output))
+
+
+def find_nearest(
+    spark: SparkSession,
+    config: Config,
+    *,
+    queries: str,
+    by: By,
+    output: str,
+    format: Literal["delta", "parquet"] = "delta",
+    k: int = 20,
+    items: str | None = None,
+    item: str | None = None,
+    where: str | None = None,
+    spread_by: str | None = None,
+    at_most: int = 1,
+) -> None:
+    """Write the nearest published items of a table of queries; see `walkbits.stages.find_nearest`.
+
+    Raises:
+        ConfigError: the output is there already, or items are to be chosen and no table of them is named.
+    """
+    check_new(spark, output)
+    choice = None
+    if items or where or spread_by:
+        table = Source(path=items) if items else config.items
+        if table is None:
+            raise ConfigError(
+                "--items must name a table of items, got none, and the config has none; name one"
+            )
+        column = item or (config.items.item if config.items else "item_id")
+        choice = Choice(read_source(spark, table, "items"), column, where, spread_by, at_most)
+    asked = read_source(spark, Source(path=queries), "queries")
+    with found_nearest(store_of(spark, config), config, asked, by, k, choice) as lists:
+        lists.write.format(format).save(output)
 
 
 def maintain_tables(spark: SparkSession, config: Config) -> None:
