@@ -180,6 +180,19 @@ LSH_BUCKETS = Table(
     checks={"bucket_not_negative": "bucket >= 0"},
 )
 
+CODE_DIRECTIONS = Table(
+    "code_directions",
+    "What the bits of codes are the signs of: the products of an embedding with these directions.",
+    (
+        RUN_ID,
+        Column("bit", "INT", "Number of the bit, from 0; digits of further planes are no products"),
+        Column("band", "INT", "Band of lsh_buckets that it is part of; null of none", nullable=True),
+        Column("place", "INT", "Its place in the bucket's number; null of none", nullable=True),
+        Column("direction", "ARRAY<FLOAT>", "[embedding_size]; a unit vector of a learned code"),
+    ),
+    key=("run_id", "bit"),
+)
+
 RELATED = Table(
     "related",
     "For every item its nearest items by the model's score between items.",
@@ -357,14 +370,14 @@ EVALUATION = Table(
 ALWAYS_PUBLISHED: Final = (NODES, EMBEDDINGS, CODES, LSH_BUCKETS, RELATED)
 """Tables that every published run has."""
 
-PUBLISHED: Final = (*ALWAYS_PUBLISHED, NEIGHBORHOODS, RECOMMENDATIONS, INDEX_CARD)
+PUBLISHED: Final = (*ALWAYS_PUBLISHED, NEIGHBORHOODS, RECOMMENDATIONS, INDEX_CARD, CODE_DIRECTIONS)
 """Tables that become visible together."""
 
 TABLES: Final[dict[str, Table]] = {
     table.name: table
     for table in (
         NODES, EDGES, HOLDOUT, IMPRESSIONS, FEATURES, QUARANTINE, NEIGHBORHOODS, REPRESENTATIONS,
-        EMBEDDINGS, CODES, LSH_BUCKETS, RELATED, RECOMMENDATIONS, INDEX_CARD, RUN_METRICS, RUNS, STAGE_LOG,
-        LEASES, PUBLICATIONS, GRAPH_PROFILE, EVALUATION,
+        EMBEDDINGS, CODES, CODE_DIRECTIONS, LSH_BUCKETS, RELATED, RECOMMENDATIONS, INDEX_CARD, RUN_METRICS,
+        RUNS, STAGE_LOG, LEASES, PUBLICATIONS, GRAPH_PROFILE, EVALUATION,
     )
 }  # fmt: skip

@@ -23,11 +23,7 @@ compared AS (
     SELECT
         coded.node_id,
         asked.embedding AS query,
-        bit_count(coded.prior_code ^ asked.prior_code) + aggregate(
-            zip_with(coded.code, asked.code, (a, b) -> bit_count(a ^ b)),
-            0,
-            (differing, bits) -> differing + bits
-        ) AS differing
+        bit_count(coded.prior_code ^ asked.prior_code) + hamming(coded.code, asked.code) AS differing
     FROM published_codes AS coded
     CROSS JOIN asked
     WHERE coded.node_type = 'item' AND coded.code_bits = :code_bits

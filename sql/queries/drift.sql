@@ -54,9 +54,7 @@ paired AS (
             WHEN size(now.embedding) = size(before.embedding)
                 THEN vector_cosine_similarity(now.embedding, before.embedding)
         END AS cosine,
-        aggregate(
-            zip_with(now.code, before.code, (a, b) -> bit_count(a ^ b)), 0, (s, flips) -> s + flips
-        ) / now.code_bits AS flipped
+        hamming(now.code, before.code) / now.code_bits AS flipped
     FROM now
     FULL OUTER JOIN before
         ON now.node_type = before.node_type AND now.external_id = before.external_id

@@ -10,6 +10,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
@@ -42,6 +43,7 @@ from walkbits.schemas import (
     TABLES,
 )
 from walkbits.stages import daily, infer_layers
+from walkbits.stages.find_nearest import found_nearest
 from walkbits.tables.store import Store
 from walkbits.tables.views import register_views
 
@@ -117,6 +119,19 @@ def test_related_items_share_the_planted_community(day: Job) -> None:
         for r in rows
     ]
     assert sum(same) / len(same) > 0.9
+
+
+def test_without_context_vectors_a_history_asks_by_the_sum_of_its_items(day: Job) -> None:
+    seen = ["p0003", "p0011", "p0050"]
+    queries = day.spark.createDataFrame([("new", seen)], "query_id string, items array<string>")
+    with found_nearest(day.store, day.config, queries, "histories", 5) as found:
+        lists = [(row["item_id"], row["score"]) for row in found.orderBy("rank").collect()]
+    rows = day.store.read(EMBEDDINGS, run_id=find_run(day.store, None).run_id).orderBy("node_id").toPandas()
+    x = np.array(rows["embedding"].tolist(), np.float64)
+    scores = x @ x[rows["external_id"].isin(seen)].sum(axis=0)
+    order = [item for item in np.argsort(-scores, kind="stable") if rows["external_id"][item] not in seen]
+    assert [item for item, _ in lists] == [rows["external_id"][item] for item in order[:5]]
+    assert [score for _, score in lists] == pytest.approx(scores[order[:5]].tolist(), abs=1e-5)
 
 
 def test_views_show_the_run(day: Job) -> None:

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from pyspark.sql import Row, SparkSession
 from pyspark.sql import functions as F
-from reference.buckets import buckets_of
+from reference.buckets import buckets_of, weak_and
 from reference.plain import packed, random_rows
 from walkbits import schemas
-from walkbits.index.codes import Coder, rotation
+from walkbits.index.codes import Coder, rotation, unpack_bits
+from walkbits.tables.views import install_functions
 
 SQL = Path(__file__).resolve().parents[2] / "sql"
 VIEWS = sorted((SQL / "views").glob("*.sql"))
@@ -55,7 +57,8 @@ def name(row: int) -> str | None:
 X = run_vectors(LIVE)
 NODES = run_nodes(LIVE)
 ITEMS = [row for row in NODES if row < NUM_ITEMS]
-CODER = Coder(rotation(0, SIZE, 128))
+DIRECTIONS = rotation(0, SIZE, 128)
+CODER = Coder(DIRECTIONS)
 CODE = {run_id: CODER.encode(run_vectors(run_id), 128)[0] for run_id in (LIVE, PREVIOUS)}
 BUCKETS = buckets_of(CODE[LIVE][:, :1], BAND_BITS)
 NEIGHBORS = {
@@ -121,6 +124,12 @@ def published(spark: SparkSession) -> None:
         for product in ("related", "recommendations")
         for gap in (0.25, None)
     ]  # fmt: skip
+    rows["code_directions"] = [
+        {"run_id": run_id, "bit": bit, "direction": direction}
+        | {"band": bit // BAND_BITS if bit < 64 else None, "place": bit % BAND_BITS if bit < 64 else None}
+        for run_id in (PREVIOUS, LIVE, ABANDONED)
+        for bit, direction in enumerate(DIRECTIONS.tolist())
+    ]
     rows["neighborhoods"] = [
         {"run_id": run_id, "relation": "item_from_item", "node": row}
         | {"neighbors": packed(neighbors), "visits": packed(visits)}
@@ -138,6 +147,7 @@ def published(spark: SparkSession) -> None:
         ("ds=2026-01-03", 11, day, ABANDONED, LIVE, "model", "inputs", 10, "sha", moment),
     ]
     spark.createDataFrame(pointers, schemas.PUBLICATIONS.schema).createOrReplaceTempView("publications")
+    install_functions(spark)
     for view in VIEWS:
         spark.sql(view.read_text(encoding="utf-8"))
 
@@ -244,24 +254,61 @@ def test_coded_items(spark: SparkSession, depth: int) -> None:
 
 
 @pytest.mark.usefixtures("published")
-@pytest.mark.parametrize("min_bands", [1, 3, 5])
-def test_weak_and_candidates(spark: SparkSession, min_bands: int) -> None:
+@pytest.mark.parametrize(("theta", "probes"), [(0.0, 0), (5.0, 0), (5.0, 1), (9.0, 2)])
+def test_weak_and_candidates(spark: SparkSession, theta: float, probes: int) -> None:
     for row in (3, 7):
+        margins = np.abs(DIRECTIONS[:64].astype(np.float64) @ X[row])
+        matches = weak_and(ITEMS.index(row), BUCKETS[ITEMS], margins, BAND_BITS, theta, probes)
         expected = {
             IDS[other]: (
                 name(other),
-                matching(row, other),
+                bands,
+                pytest.approx(weight, abs=1e-5),
                 differing(CODE[LIVE][row], CODE[LIVE][other]),
                 pytest.approx(inner(row, other), abs=1e-6),
             )
-            for other in ITEMS
-            if other != row and matching(row, other) >= min_bands
+            for other, (bands, weight) in ((ITEMS[place], one) for place, one in matches.items())
         }
-        found = ask(spark, "weak_and_candidates", item_id=IDS[row], min_bands=min_bands)
+        found = ask(spark, "weak_and_candidates", item_id=IDS[row], theta=theta, probes=probes)
         assert {line["candidate_id"]: tuple(line)[1:] for line in found} == expected
         assert len(found) == len(expected) > 0
         scores = [line["score"] for line in found]
         assert scores == sorted(scores, reverse=True)
+
+
+def test_functions_over_codes_are_those_of_numpy(spark: SparkSession) -> None:
+    install_functions(spark)
+    x = np.random.default_rng(5).standard_normal((20, 128)).astype(np.float32)
+    x[0], x[1] = 0, -0.0
+    coder = Coder(None)
+    code, scale = coder.encode(x, 128)
+    table = pa.table(
+        {
+            "x": pa.array(list(x), pa.list_(pa.float32())),
+            "code": code.tolist(),
+            "scale": scale,
+            "prior": x[:, 0],
+        }
+    )
+    spark.createDataFrame(table).createOrReplaceTempView("coded")
+    rows = spark.sql(
+        """
+        SELECT a.code, b.code AS other, hamming(a.code, b.code) AS differing, code_of(a.x) AS again,
+            code_bucket(a.code, 4, 13) AS straddling, code_bucket(a.code, 1, 32) AS wide,
+            asymmetric_score(a.x, b.code, b.scale, b.prior) AS score, a.x, b.scale, b.prior
+        FROM coded AS a CROSS JOIN coded AS b
+        """
+    ).collect()
+    for row in rows:
+        assert row["differing"] == differing(row["code"], row["other"])
+        assert row["again"] == row["code"]
+        whole = sum((word % 2**64) << 64 * place for place, word in enumerate(row["code"]))
+        assert row["straddling"] == whole >> 52 & 0x1FFF
+        assert row["wide"] == whole >> 32 & 0xFFFFFFFF
+        signs = unpack_bits(np.array([row["other"]]))[0] * 2.0 - 1
+        assert row["score"] == pytest.approx(
+            row["scale"] * float(np.array(row["x"]) @ signs) + row["prior"], abs=1e-4
+        )
 
 
 @pytest.mark.usefixtures("published")
@@ -384,7 +431,7 @@ def test_drift_of_the_first_publication_has_nothing_to_compare(spark: SparkSessi
     ("query", "parameters"),
     [
         ("related_items", {"item_id": "5"}),
-        ("weak_and_candidates", {"item_id": "5", "min_bands": 2}),
+        ("weak_and_candidates", {"item_id": "5", "theta": 8.0, "probes": 2}),
         ("home_feed", {"recent_items": "5,6", "min_bands": 2, "num_results": 9}),
     ],
 )

@@ -6,8 +6,8 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
 
 from walkbits.arrays.places import Place
-from walkbits.index.buckets import buckets_from_codes
-from walkbits.index.codes import codes_from_embeddings
+from walkbits.index.buckets import buckets_from_codes, clustered, direction_rows
+from walkbits.index.codes import Coder, codes_from_embeddings
 from walkbits.index.plan import Forecast, Plan, card_rows, forecast
 from walkbits.index.related import recommended_items, recommends, related_forms, related_items, seen_in
 from walkbits.models.card import read_card
@@ -16,6 +16,7 @@ from walkbits.runs.pointer import read_pointer
 from walkbits.runs.reuse import MODEL
 from walkbits.runs.stage import Stage, StageRun
 from walkbits.schemas import (
+    CODE_DIRECTIONS,
     CODES,
     CONTEXT,
     EMBEDDINGS,
@@ -43,7 +44,11 @@ def run(context: StageRun) -> list[Written]:
     written = [store.write(CODES, codes, run_id)]
     committed = store.read(CODES, run_id=run_id, code_bits=config.index.lsh_bits)
     buckets = buckets_from_codes(committed.where(F.col("node_type") == ITEM), config.index)
-    written.append(store.write(LSH_BUCKETS, buckets, run_id))
+    written.append(store.write(LSH_BUCKETS, clustered(buckets), run_id))
+    coder = Coder.of(config.index, config.seed, network.embedding_size(ITEM), learned=network.learned_codes)
+    rows = direction_rows(coder, network.embedding_size(ITEM), config.index)
+    directions = context.spark.createDataFrame(rows, _without_run(CODE_DIRECTIONS)).coalesce(1)
+    written.append(store.write(CODE_DIRECTIONS, directions, run_id))
     with context.scratch("index") as scratch:
         written += _top_lists(context, network, scratch)
     return written
@@ -77,13 +82,16 @@ def _top_lists(context: StageRun, network: Network, scratch: Place) -> list[Writ
         )  # fmt: skip
         written.append(store.write_rows(RECOMMENDATIONS, [lists], run_id, allow_empty=True))
     rows = [row for kind, plan in plans.items() for row in card_rows(kind, plan, counts[ITEM])]
-    without_run = StructType(INDEX_CARD.schema.fields[1:])
-    card = spark.createDataFrame(rows, without_run).coalesce(1)
+    card = spark.createDataFrame(rows, _without_run(INDEX_CARD)).coalesce(1)
     written.append(store.write(INDEX_CARD, card, run_id))
     context.measure(
         {name: figure for kind, plan in plans.items() for name, figure in _figures(kind, plan).items()}
     )
     return written
+
+
+def _without_run(table: Table) -> StructType:
+    return StructType(table.schema.fields[1:])
 
 
 def explain(context: StageRun) -> str:

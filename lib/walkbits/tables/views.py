@@ -1,4 +1,4 @@
-"""Names for SQL: every table as a view over its path, and the fixed views over the published run."""
+"""Names for SQL: every table as a view over its path, fixed views over the published run, and functions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def register_views(
 ) -> list[str]:
     """Register temporary views of all tables under a root in this session.
 
-    `<table>` holds every run; `published_<table>` follows the pointer of a channel.
+    `<table>` holds every run; `published_<table>` follows the pointer of a channel. Functions come with them.
 
     Returns:
         The names registered.
@@ -40,6 +40,7 @@ def register_views(
             f"the folder sql/ must be beside lib/, got none at '{sql_folder}'; "
             "run from a checkout, not from a zip"
         )
+    install_functions(spark, sql_folder)
     names = []
     for table in TABLES.values():
         store.read(table).createOrReplaceTempView(table.name)
@@ -50,6 +51,12 @@ def register_views(
             spark.sql(statement.replace(f"'{LIVE}'", f"'{channel}'"))
         names.append(script.stem)
     return names
+
+
+def install_functions(spark: SparkSession, sql_folder: Path = SQL_FOLDER) -> None:
+    """Install the SQL functions of sql/functions.sql in this session."""
+    for statement in statements((sql_folder / "functions.sql").read_text(encoding="utf-8")):
+        spark.sql(statement)
 
 
 def statements(text: str) -> list[str]:
