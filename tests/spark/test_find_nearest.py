@@ -250,6 +250,14 @@ def test_the_job_writes_a_new_table(day: Published, tmp_path: Path, form: Any) -
         daily.find_nearest(day.spark, day.config, queries=queries, by="items", output=output)
 
 
+def test_codes_of_a_width_that_the_run_has_not_are_not_exported(day: Published, tmp_path: Path) -> None:
+    index = day.config.index.model_copy(update={"lsh_bits": 192})
+    config = day.config.model_copy(update={"index": index})
+    with pytest.raises(ConfigError, match="index.lsh_bits must be a code width of run .*, got 192"):
+        daily.export_index(day.spark, config, output=str(tmp_path / "out"), kind="binary")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_model_without_contexts_cannot_be_asked_by_them(
     day: Published, monkeypatch: pytest.MonkeyPatch
 ) -> None:

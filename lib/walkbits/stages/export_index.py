@@ -28,7 +28,8 @@ def export(store: Store, config: Config, kind: Kind, score: Score, folder: Place
 
     Raises:
         InputError: the channel shows nothing.
-        ConfigError: codes are asked for the context's score, which adds a prior.
+        ConfigError: codes are asked for the context's score, which adds a prior, or of a width that the run
+            has not.
     """
     form = "binary" if kind == "binary" else "float"
     if (form, score) not in QUERIES:
@@ -43,6 +44,11 @@ def export(store: Store, config: Config, kind: Kind, score: Score, folder: Place
     where = {"run_id": pointer.run_id, "node_type": ITEM}
     if form == "binary":
         table = store.read(CODES, **where, code_bits=config.index.lsh_bits).orderBy("node_id").toArrow()
+        if not table.num_rows:
+            raise ConfigError(
+                f"index.lsh_bits must be a code width of run {pointer.run_id}, got {config.index.lsh_bits}; "
+                "export with the configuration that it was made with"
+            )
         codes = table["code"].combine_chunks()
         index = faiss_codes(codes.flatten().to_numpy().reshape(len(codes), -1))
     else:
