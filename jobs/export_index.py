@@ -1,4 +1,7 @@
-"""Export the published items as a faiss index with its ids and a card, for a server without Spark."""
+"""Export the published items as an index with its ids and a card, for a server without Spark.
+
+flat, ivf, hnsw and binary are of faiss; hnswlib and usearch need the package of that name.
+"""
 
 from __future__ import annotations
 

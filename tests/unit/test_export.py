@@ -12,9 +12,18 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
+from walkbits.errors import MissingDependencyError
 from walkbits.index.codes import pack_bits, unpack_bits
 from walkbits.index.exact import top_k
-from walkbits.index.export import KINDS, SCORES, Kind, faiss_codes, faiss_index, write_export
+from walkbits.index.export import (
+    KINDS,
+    SCORES,
+    Kind,
+    faiss_codes,
+    faiss_index,
+    index_of,
+    write_export,
+)
 from walkbits.index.matrices import unit_rows
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,7 +38,9 @@ NO_SPARK = "import sys; sys.modules['pyspark'] = None\n"
 def serve(folder: Path, item: int) -> list[tuple[str, float]]:
     """What the documented program prints, run where pyspark cannot be imported."""
     text = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
-    (program,) = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    programs = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    library = json.loads((folder / "card.json").read_text())["library"].split()[0]
+    (program,) = [one for one in programs if f"import {library}" in one or f"from {library}" in one]
     done = subprocess.run(
         [sys.executable, "-c", NO_SPARK + program, str(folder), IDS[item], str(K)],
         capture_output=True, text=True, check=False,
@@ -43,9 +54,13 @@ def test_kinds_are_all_listed() -> None:
     assert SCORES == ("item", "context")
 
 
-@pytest.mark.parametrize(("kind", "least"), [("flat", 1.0), ("ivf", 0.9), ("hnsw", 0.9)])
+@pytest.mark.parametrize(
+    ("kind", "least"), [("flat", 1.0), ("ivf", 0.9), ("hnsw", 0.9), ("hnswlib", 0.9), ("usearch", 0.9)]
+)
 def test_a_server_answers_as_the_exact_search(tmp_path: Path, kind: Kind, least: float) -> None:
-    write_export(tmp_path, faiss_index(kind, X), IDS, {"kind": kind, "score": "item"})
+    if kind in ("hnswlib", "usearch"):
+        pytest.importorskip(kind)
+    write_export(tmp_path, index_of(kind, X), IDS, {"kind": kind, "score": "item"})
     exact, scores = top_k(X[:3], X, K, (np.arange(4), np.arange(3)))
     hits = 0
     for item in range(3):
@@ -69,10 +84,21 @@ def test_codes_are_served_by_hamming_distance(tmp_path: Path) -> None:
     assert all(distance[one] == found for one, found in served)
 
 
-def test_the_prior_is_one_more_coordinate(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["hnswlib", "usearch"])
+def test_a_library_that_is_not_installed_is_named(kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, kind, None)
+    monkeypatch.delitem(sys.modules, f"{kind}.index", raising=False)
+    with pytest.raises(MissingDependencyError, match=f"--kind {kind} needs the package {kind}, got none"):
+        index_of(kind, X)
+
+
+@pytest.mark.parametrize("kind", ["flat", "hnswlib", "usearch"])
+def test_the_prior_is_one_more_coordinate(tmp_path: Path, kind: Kind) -> None:
+    if kind != "flat":
+        pytest.importorskip(kind)
     prior = np.linspace(0, -3, COUNT, dtype=np.float32)
     vectors = np.column_stack([X, prior])
-    write_export(tmp_path, faiss_index("flat", vectors), IDS, {"kind": "flat", "score": "context"})
+    write_export(tmp_path, index_of(kind, vectors), IDS, {"kind": kind, "score": "context"})
     scores = X @ X[5] + prior
     scores[5] = -np.inf
     best = np.argsort(-scores)[:K]

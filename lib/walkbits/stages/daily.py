@@ -266,7 +266,7 @@ def verify(spark: SparkSession, config: Config) -> None:
 def export_index(
     spark: SparkSession, config: Config, *, output: str, kind: Kind = "flat", score: Score = "item"
 ) -> None:
-    """Write the published items as a faiss index for a server; see `walkbits.index.export`."""
+    """Write the published items as an index for a server; see `walkbits.index.export`."""
     export(store_of(spark, config), config, kind, score, place_of(output))
 
 

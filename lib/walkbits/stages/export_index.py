@@ -1,4 +1,4 @@
-"""Step `export_index`: the published items as a faiss index that a server loads without Spark."""
+"""Step `export_index`: the published items as an index that a server loads without Spark."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from walkbits.arrays.places import Place
 from walkbits.config import Config
 from walkbits.errors import ConfigError, InputError
 from walkbits.index.codes import vectors
-from walkbits.index.export import QUERIES, Kind, Score, faiss_codes, faiss_index, write_export
+from walkbits.index.export import QUERIES, Kind, Score, faiss_codes, index_of, write_export
 from walkbits.index.matrices import unit_rows
 from walkbits.models.card import read_card
 from walkbits.network.arithmetic import supported
@@ -60,7 +60,7 @@ def export(store: Store, config: Config, kind: Kind, score: Score, folder: Place
             rows = unit_rows(rows) * supported(degrees.to_numpy(), score_of.support)[:, None]
         else:
             rows = np.column_stack([rows, table["prior"].to_numpy().astype(np.float32)])
-        index = faiss_index(kind, np.ascontiguousarray(rows))
+        index = index_of(kind, np.ascontiguousarray(rows))
     about = {"run_id": pointer.run_id, "kind": kind, "score": score, "query": QUERIES[form, score]}
     card = write_export(folder, index, table["external_id"].to_pylist(), about)
     LOG.info("export=%s run=%s kind=%s score=%s items=%d", folder, pointer.run_id, kind, score, card["count"])
