@@ -165,6 +165,23 @@ def test_lists_are_filtered_before_the_cut_and_spread(
         assert [row["item_id"] for row in found[day.context_name(one)]] == expected
 
 
+def test_a_search_by_cells_keeps_to_the_filter_and_the_mask(day: Published) -> None:
+    index = day.config.index.model_copy(update={"exact": "never", "target_recall": 0.5})
+    config = day.config.model_copy(update={"index": index})
+    kept = {
+        row["product"] for row in world.items().to_pylist() if row["price"] is not None and row["price"] > 1
+    }
+    names = [day.context_name(one) for one in range(world.NUM_CONTEXTS)]
+    contexts = day.queries([(name,) for name in names], "query_id string")
+    choice = Choice(day.items, "product", "price > 1")
+    with found_nearest(day.store, config, contexts, "contexts", K, choice) as found:
+        rows = found.collect()
+    assert len(rows) == len({(row["query_id"], row["item_id"]) for row in rows}) == world.NUM_CONTEXTS * K
+    assert {row["item_id"] for row in rows} <= kept
+    seen = {name: set(day.history(one)) for one, name in enumerate(names)}
+    assert not any(row["item_id"] in seen[row["query_id"]] for row in rows)
+
+
 @pytest.mark.parametrize("left", [1, 2, K])
 def test_few_items_give_short_lists(day: Published, left: int) -> None:
     few = day.items.where(F.col("product").isin(day.names[:left]))

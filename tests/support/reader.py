@@ -23,8 +23,10 @@ KEYS = {
     "neighborhoods": ["relation", "node"],
     "embeddings": ["node_id"],
     "codes": ["code_bits", "node_id"],
+    "code_directions": ["bit"],
     "lsh_buckets": ["band", "node_id"],
     "related": ["item_id", "rank"],
+    "index_card": ["product", "gap"],
 }
 """Published tables, and what orders a run's rows."""
 
