@@ -226,7 +226,8 @@ class Training(Section):
     """Subtract the log of a candidate's chance to be one from its score (Yi et al. 2019). `corrected`: not
     from the positive's (Khrylchenko et al. 2025). `none`: `model.prior` at serving does the same."""
     remove_accidental_hits: bool = True
-    """Leave candidates out that are the example's own positive."""
+    """Leave candidates out that are the example's own positive or, where contexts are made of their items,
+    in its context: a query resembles what it is made of, and that is never recommended to it."""
     max_history: Annotated[int, Field(ge=1, le=10_000)] = 60
     """Items of a context that its query is made of, at most, drawn anew each time. 20 to 100."""
     hard_negatives: HardNegatives | None = None

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference.network import random_world
 from reference.plain import random_graph
+from reference.walks import random_graph as bipartite_graph
+from walkbits import rng
 from walkbits.errors import EmptyInputError, InputError, TrainingError
 from walkbits.models import parse_model
 from walkbits.models.base import Sgd, Shapes, ThroughSign
@@ -26,7 +29,7 @@ from walkbits.network.subgraphs import Neighborhoods, SubgraphBuilder
 from walkbits.settings import Training
 from walkbits.training.embed import embed as embed_all
 from walkbits.training.examples import Examples
-from walkbits.training.feeders import TrainingData
+from walkbits.training.feeders import _ORDER_TAG, Feeder, TrainingData
 from walkbits.training.loop import Trained, train
 from walkbits.training.objectives import (
     Embedded,
@@ -422,3 +425,34 @@ def test_the_ranking_loss_is_the_papers() -> None:
     rank = np.mean([max(0.0, probability(q[a], n[b]) - probability(q[a], p[a]) + 0.2) for a, b in pairs])
     batch = Embedded(*(torch.from_numpy(x) for x in (q, p, n, np.zeros((3, 0, 4)), allowed)))
     assert float(cross_rank(batch, 0.5, 0.5, 0.2)) == pytest.approx(cross + 0.5 * rank)
+
+
+@given(st.integers(0, 1000), st.sampled_from(["in_batch", "uniform", "mixed"]), st.booleans())
+@settings(max_examples=20, deadline=None)
+def test_no_item_of_a_querys_context_is_its_negative(seed: int, sampling: Any, removed: bool) -> None:
+    world = bipartite_graph(30, 12, 90, seed, weighted=False).csr()
+    model = parse_model({"architecture": "item_pool", "embedding_size": 8})
+    network = model.network(Shapes({"item": 30, "context": 12}, {}))
+    side, keys = world.context, {"item": world.item.keys, "context": world.context.keys}
+    edges = Neighborhoods(side.indptr.astype(np.int64), side.indices, np.ones(len(side.indices), np.int32))
+    near = Neighborhoods(np.zeros(31, np.int64), np.empty(0, np.int32), np.empty(0, np.int32))
+    relations = {"item_from_item": near, "context_from_item.edges": edges}
+    examples = Examples.of_edges(world, 1.0, seed)
+    training = Training(
+        batch_size=16, negative_sampling=sampling, num_negatives=9, remove_accidental_hits=removed
+    )
+    data = TrainingData({"item": 30, "context": 12}, {}, keys, relations, examples)
+    held = [set(side.indices[low:high].tolist()) for low, high in pairwise(side.indptr.tolist())]
+    contexts = {(context, item) for context, items in enumerate(held) for item in items}
+    feeder = Feeder(network, data, model.fit(), training, seed, torch.device("cpu"))
+    order = np.argsort(rng.draw(seed ^ _ORDER_TAG, np.arange(len(examples.query)), 0), kind="stable")
+    for step, batch in enumerate(feeder.epoch(0)):
+        chosen = order[step * 16 : (step + 1) * 16]
+        nodes = batch.nodes["item"]
+        for row, example in enumerate(chosen.tolist()):
+            context, positive = int(examples.query[example]), int(examples.positive[example])
+            assert nodes[batch.positive[row]] == positive
+            for column, candidate in enumerate(nodes[batch.shared].tolist()):
+                itself = sampling != "uniform" and column == row
+                expected = not itself if not removed else (context, candidate) not in contexts
+                assert bool(batch.allowed[row, column]) == expected

@@ -305,3 +305,23 @@ def histories_without(
             e += 1
         indptr[i + 1] = e
     return e
+
+
+@njit(nogil=True, cache=True)
+def mark_known(
+    all_indptr: Any, all_items: Any, contexts: Any, candidates: Any, columns: Any, known: Any
+) -> None:
+    """Set `known` where a candidate is an item of the example's context.
+
+    Args:
+        contexts: int32 [examples].
+        candidates: int32 [candidates], ascending; they may repeat.
+        columns: int64 [candidates], where each stands in `known`.
+        known: bool [examples, candidates], written.
+    """
+    for i in range(len(contexts)):
+        for k in range(all_indptr[contexts[i]], all_indptr[contexts[i] + 1]):
+            at = np.searchsorted(candidates, all_items[k])
+            while at < len(candidates) and candidates[at] == all_items[k]:
+                known[i, columns[at]] = True
+                at += 1

@@ -24,12 +24,13 @@ from walkbits.network.subgraphs import (
     SubgraphBuilder,
     gather_rows,
     histories_without,
+    mark_known,
     whole_graph,
 )
 from walkbits.settings import NegativeSampling, Training
 from walkbits.training.examples import Examples, below
 from walkbits.training.negatives import HardNegatives
-from walkbits.types import F32, I32, I64, NodeType
+from walkbits.types import F32, I32, I64, Bools, NodeType
 
 _ORDER_TAG: Final = int.from_bytes(b"order", "big")
 _NEGATIVES_TAG: Final = int.from_bytes(b"negative", "big") >> 1
@@ -167,9 +168,13 @@ class Feeder:
         query_at = at[:n] if self.query_type == "item" else torch.from_numpy(query_rows).to(self._device)
         shared = {"uniform": [negative_at], "in_batch": [positive_at], "mixed": [positive_at, negative_at]}
         shared_at = torch.cat(shared[self._sampling])
+        by_sampling = {"uniform": [negative], "in_batch": [positive], "mixed": [positive, negative]}
+        shared_items = np.concatenate(by_sampling[self._sampling])
         allowed = self._allowed(query_at, positive_at, shared_at, hard_at)
-        shared_items = {"uniform": [negative], "in_batch": [positive], "mixed": [positive, negative]}
-        log_q = self._log_q(np.concatenate(shared_items[self._sampling]), n, hard.shape[1])
+        if self._fit.leave_out and self._training.remove_accidental_hits:
+            known = torch.from_numpy(self._known(query, shared_items)).to(self._device)
+            allowed[:, : len(shared_items)] &= ~known
+        log_q = self._log_q(shared_items, n, hard.shape[1])
         positive_log_q = None if log_q is None else self._log_q(positive, n, 0)
         return Batch(
             subgraph.nodes, features, hops, subgraph.sizes, query_at, positive_at, shared_at, hard_at,
@@ -199,14 +204,25 @@ class Feeder:
         )
 
     def _histories(self, query: I32, positive: I32, epoch: int, step: int) -> Histories:
-        (update,) = (one for one in self._network.layers[-1] if one.target == "context")
-        graph, most = self._data.relations[update.reads], self._training.max_history
+        graph, most = self._contents(), self._training.max_history
         offsets = rng.uniform(rng.draw(self._seed ^ _HISTORY_TAG, np.arange(len(query)), epoch, step))
         indptr, items = np.empty(len(query) + 1, np.int64), np.empty(len(query) * most, np.int32)
         count = histories_without(
             graph.indptr, graph.neighbors, query, positive, most, offsets, indptr, items
         )
         return Histories(indptr, items[:count])
+
+    def _known(self, query: I32, items: I32) -> Bools:
+        """Which candidates the examples' contexts hold: bool [examples, candidates]."""
+        graph, order = self._contents(), np.argsort(items, kind="stable")
+        known = np.zeros((len(query), len(items)), np.bool_)
+        mark_known(graph.indptr, graph.neighbors, query, items[order], order, known)
+        return known
+
+    def _contents(self) -> Neighborhoods:
+        """The items of each context, where contexts are made of them."""
+        (update,) = (one for one in self._network.layers[-1] if one.target == "context")
+        return self._data.relations[update.reads]
 
     def _features(self, subgraph: Subgraph) -> dict[NodeType, Tensor]:
         found: dict[NodeType, Tensor] = {}
