@@ -18,9 +18,10 @@ from reference.plain import packed, unpacked
 from walkbits.errors import EmptyInputError, InputError, LostRaceError, WalkbitsError
 from walkbits.schemas import CODES, NEIGHBORHOODS, RUN_METRICS, TABLES, Table
 from walkbits.tables.commits import Commits, check_writable, output_name, parse_output
+from walkbits.tables.locks import Busy, locked
 from walkbits.tables.rows import Rows
 from walkbits.tables.store import Store, Written
-from walkbits.tables.tables import utc_now
+from walkbits.tables.tables import Tables, utc_now
 
 RUN, OTHER = "20260101-aaaaaaaa-a1", "20260102-bbbbbbbb-a1"
 
@@ -49,6 +50,46 @@ def test_a_table_of_another_version_is_refused_by_its_columns(store: Store, spar
     for touch in (lambda: store.read(NEIGHBORHOODS), lambda: store.ensure(NEIGHBORHOODS)):
         with pytest.raises(InputError, match=refused):
             touch()
+
+
+def test_a_table_is_created_by_one_driver_at_a_time(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = []
+
+    def create(self: Tables, table: Table) -> None:
+        file = self.commits.lock_file(f"{table.name}.commit")
+        assert file is not None
+        with pytest.raises(Busy), locked(file):
+            pass
+        held.append(table.name)
+        created(self, table)
+
+    created = Tables._create
+    monkeypatch.setattr(Tables, "_create", create)
+    Store(store.spark, store.root).ensure(NEIGHBORHOODS)
+    store.ensure(NEIGHBORHOODS)
+    assert held == [NEIGHBORHOODS.name]
+
+
+def test_a_table_that_another_driver_creates_at_once_is_taken(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where no lock is shared, the creation that comes second fails on the table of the first."""
+    created = Tables._create
+
+    def create(self: Tables, table: Table) -> None:
+        created(Tables(self.spark, self.root), table)
+        raise PySparkException("DELTA_CREATE_TABLE_WITH_NON_EMPTY_LOCATION")
+
+    monkeypatch.setattr(Tables, "_create", create)
+    store.ensure(NEIGHBORHOODS)
+    assert store.read(NEIGHBORHOODS).isEmpty()
+
+    def refused(self: Tables, table: Table) -> None:
+        raise PySparkException("no room")
+
+    monkeypatch.setattr(Tables, "_create", refused)
+    with pytest.raises(PySparkException, match="no room"):
+        store.ensure(CODES)
 
 
 def test_written_rows_read_back_under_their_partition(store: Store, spark: SparkSession) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 from delta.tables import DeltaTable
+from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
@@ -76,6 +77,16 @@ class Tables:
         """Create the table with its comments, partitions and CHECK constraints, if absent."""
         if self.exists(table):
             return
+        with self.commits.one(table):  # the first drivers of a root may come at once
+            if not self.exists(table):
+                try:
+                    self._create(table)
+                except PySparkException:  # below a URI nobody waits: another driver may have created it since
+                    if not self.exists(table):
+                        raise
+        self._known.add(table.name)
+
+    def _create(self, table: Table) -> None:
         builder = DeltaTable.createIfNotExists(self.spark).location(self.path(table))
         builder = builder.addColumns(table.schema).comment(table.comment)
         if table.partition_by:
@@ -83,7 +94,6 @@ class Tables:
         for name, rule in table.checks.items():
             builder = builder.property(f"delta.constraints.{name}", rule)  # in the same commit
         builder.execute()
-        self._known.add(table.name)
 
     def read(self, table: Table, **where: Any) -> DataFrame:
         """The named columns of a table, narrowed to equal values (`run_id=...`, `layer=1`).
