@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pyspark.sql import DataFrame, SparkSession
+from walkbits.arrays.mapped import open_array
 from walkbits.arrays.places import place_of
-from walkbits.errors import EmptyInputError
 from walkbits.graph.csr import BipartiteCsr
 from walkbits.settings import Training
 from walkbits.training.arrays import write_pairs
@@ -76,14 +76,13 @@ def test_partitions_and_order_do_not_matter(spark: SparkSession, contexts: dict[
         assert pairs_of(training_pairs(edges, training, 7)) == base
 
 
-def test_contexts_of_one_item_are_refused_with_the_column_to_name(
-    spark: SparkSession, tmp_path: Path
-) -> None:
+def test_contexts_of_one_item_give_no_pairs(spark: SparkSession, tmp_path: Path) -> None:
     edges = edges_of(spark, {c: [c] for c in range(10)})
     pairs = training_pairs(edges, Training(context_fraction=1.0), 7)
     assert pairs_of(pairs) == []
-    with pytest.raises(EmptyInputError, match="name a column that groups items in interactions.context"):
-        write_pairs(pairs, place_of(str(tmp_path)))
+    folder = place_of(str(tmp_path))
+    write_pairs(pairs, folder)
+    assert open_array(folder / "pairs.npy").shape == (0, 2)
 
 
 def test_pairs_of_a_graph_in_memory_are_the_same(spark: SparkSession, contexts: dict[int, list[int]]) -> None:

@@ -18,7 +18,6 @@ from walkbits import settings
 from walkbits.arrays.mapped import ArrayWriter, create_matrix, open_array, open_matrix, save_array
 from walkbits.arrays.places import Place, exists
 from walkbits.arrays.vectors import read_lists, read_vectors
-from walkbits.errors import EmptyInputError
 from walkbits.graph.csr import BipartiteCsr
 from walkbits.models.base import Sgd
 from walkbits.network.declaration import Network
@@ -71,19 +70,9 @@ def write_neighborhoods(
 
 
 def write_pairs(pairs: DataFrame, folder: Place) -> None:
-    """Write pairs (query, positive) in the order of `examples.training_pairs`.
-
-    Raises:
-        EmptyInputError: no context in the sample holds two items.
-    """
+    """Write pairs (query, positive) in the order of `examples.training_pairs`; there may be none."""
     # The sample's pairs are a bounded stream: contexts sampled x pairs_per_context.
     ordered = pairs.toArrow()
-    if not ordered.num_rows:
-        raise EmptyInputError(
-            "training: at least one sampled context must hold two items, got none; "
-            "raise training.context_fraction, or, where each context holds one item, name a column that "
-            "groups items in interactions.context"
-        )
     columns = [ordered[name].to_numpy() for name in ("query", "positive")]
     save_array(folder / _PAIRS, np.column_stack(columns).astype(np.int32))
 
@@ -114,6 +103,8 @@ def write_hard_negatives(
     save_array(folder / _JOINED, Partners.of(pairs).joined)
     create_matrix(folder / _HARD, len(queries), hard.per_query, "<i4")
     num_blocks = -(-len(queries) // queries_per_block)
+    if not num_blocks:  # a tiny graph without pairs
+        return
     # four tasks per core, because blocks differ in cost
     blocks = spark.range(0, num_blocks, 1, min(4 * spark.sparkContext.defaultParallelism, num_blocks))
     _run(blocks, _write_hard_negatives(graph, walks, hard, seed, folder, queries_per_block))
