@@ -33,6 +33,9 @@ SEED: Final = 20180101
 """Of every split that is drawn; the same for all seeds of a model."""
 QUERIES: Final = 5_000
 """Most queries that settings are chosen on."""
+_HELD_OUT: Final = 0.2
+"""Of each user, by the test splits that are random or by time. A validation split holds out the same share:
+with half of it settings win that lose on test."""
 _COLD: Final = int.from_bytes(b"cold", "big")
 
 
@@ -108,14 +111,14 @@ def _journey() -> tuple[Edges, F32]:
 def gowalla() -> DataSet:
     """Check-ins, published train and test."""
     split = _given("gowalla", "train.parquet", "test.parquet")
-    validation = split.validation(0.1, SEED).sample(QUERIES, SEED)
+    validation = split.validation(_HELD_OUT, SEED).sample(QUERIES, SEED)
     return DataSet("gowalla", "gowalla, published split; all 29,858 users", split, validation)
 
 
 def goodbooks() -> DataSet:
     """Ratings and to-read marks, 20% of each user held out."""
     split = _given("goodbooks-10k-v1", "random80_train.parquet", "random80_test.parquet")
-    validation = split.validation(0.1, SEED).sample(QUERIES, SEED)
+    validation = split.validation(_HELD_OUT, SEED).sample(QUERIES, SEED)
     about = "goodbooks-10k-v1, random80; 5,000 drawn users"
     books = pq.read_table(folder() / "goodbooks-10k-v1" / "items.parquet")
     features = _features(books, "item_id", _item_key(split), ["title"], ["authors", "language_code", "year"])
@@ -126,14 +129,14 @@ def movielens_random() -> DataSet:
     """MovieLens latest-small: 20% of each user's ratings, drawn."""
     split = Split.random(_movielens(), 0.2, SEED)
     about = "ml-latest-small; a drawn 20% of each user's ratings"
-    return DataSet("movielens_random", about, split, split.validation(0.1, SEED), _movies(split))
+    return DataSet("movielens_random", about, split, split.validation(_HELD_OUT, SEED), _movies(split))
 
 
 def movielens_temporal() -> DataSet:
     """MovieLens latest-small: the last 20% of each user's ratings (users hardly overlap in time)."""
     split = Split.temporal(_movielens(), 0.2, within="context")
     about = "ml-latest-small; the last 20% of each user's ratings by time"
-    validation = Split.temporal(split.edges, 0.1, within="context")
+    validation = Split.temporal(split.edges, _HELD_OUT, within="context")
     return DataSet("movielens_temporal", about, split, validation, _movies(split))
 
 
