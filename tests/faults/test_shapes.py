@@ -104,7 +104,7 @@ def test_a_hub_of_a_million_edges_is_walked_in_bounded_time(spark: SparkSession,
             ),
         ]
     )
-    config = world.world_config(tmp_path, {"training.context_fraction": 0.001})
+    config = world.world_config(tmp_path, {"training.context_fraction": 0.05})
     world.write_inputs(tmp_path / "inputs", interactions=interactions)
     daily.run_daily(spark, config, ds=DAY)
     root = Path(config.root)
