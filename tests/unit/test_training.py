@@ -26,7 +26,7 @@ from walkbits.models.pinsage import PinSage
 from walkbits.network.declaration import Input, Network, Output, Update
 from walkbits.network.module import Module
 from walkbits.network.subgraphs import Neighborhoods, SubgraphBuilder
-from walkbits.settings import Training
+from walkbits.settings import HardNegatives, Training
 from walkbits.training.embed import embed as embed_all
 from walkbits.training.examples import Examples
 from walkbits.training.feeders import _ORDER_TAG, Feeder, TrainingData
@@ -250,6 +250,9 @@ def test_a_tiny_graph_without_pairs_keeps_the_first_weights() -> None:
     kept = train(SMALL, SHORT, data_of(features, graph, pairs[:0]), 0, told.append, tiny=ITEMS + 1)
     assert told == ["no pairs to train on: the first weights are kept"]
     assert kept.metrics == {"examples": 0.0}
+    harder = SHORT.model_copy(update={"hard_negatives": HardNegatives()})
+    without = train(SMALL, harder, data_of(features, graph, pairs[:0]), 0, told.append, tiny=ITEMS + 1)
+    assert without.metrics == kept.metrics  # nobody asks for their negatives
     moved = train(SMALL, SHORT, data_of(features, graph, pairs), 0, lambda line: None)
     assert kept.weights.keys() == moved.weights.keys()
     assert all(np.isfinite(one).all() for one in kept.weights.values())

@@ -189,7 +189,7 @@ def chosen_items(choice: Choice, nodes: DataFrame) -> tuple[I64, I32 | None]:
     require_id(choice.items, choice.item, "items")
     with data_errors("--where"):
         kept = choice.items.where(choice.where) if choice.where else choice.items
-        group = F.col(quoted(choice.spread_by)).cast("string") if choice.spread_by else F.lit(None)
+        group = F.col(quoted(choice.spread_by)) if choice.spread_by else F.lit(None)
         kept = kept.select(as_id(choice.item).alias("external_id"), group.cast("string").alias("group"))
         items = nodes.where(F.col("node_type") == ITEM).select("node_id", "external_id")
         found = (

@@ -293,7 +293,7 @@ def _check_indices(name: str, ids: Any, count: int) -> None:
 def _check_hard_negatives(
     found: HardNegatives | None, examples: Examples, wanted: HardNegativeSettings | None
 ) -> None:
-    if wanted is None:
+    if wanted is None or not len(examples.query):
         return
     if found is None or not np.isin(examples.query, found.queries).all():
         raise InputError(
