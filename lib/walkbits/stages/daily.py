@@ -288,8 +288,13 @@ def find_nearest(
     """Write the nearest published items of a table of queries; see `walkbits.stages.find_nearest`.
 
     Raises:
-        ConfigError: the output is there already, or items are to be chosen and no table of them is named.
+        ConfigError: the output is there already, items are to be chosen and no table of them is named, or a
+            flag has nothing that it is about.
     """
+    if at_most != 1 and not spread_by:
+        raise ConfigError(f"--at-most needs the column of --spread-by, got none beside {at_most}; name one")
+    if item and not (items or where or spread_by):
+        raise ConfigError(f"--item needs --items, --where or --spread-by, got '{item}' alone; leave it out")
     check_new(spark, output)
     choice = None
     if items or where or spread_by:
