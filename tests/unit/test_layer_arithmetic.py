@@ -233,3 +233,16 @@ def test_a_ragged_vector_is_refused_with_both_widths() -> None:
     column = pa.array([b"\0" * 8, b"\0" * 12])
     with pytest.raises(InputError, match=r"must hold 2 fp32 values \(8 bytes\), got one of 12 bytes"):
         read_vectors(column, 2)
+
+
+def test_lists_of_floats_are_read_as_the_bytes_they_are() -> None:
+    rows = np.arange(12, dtype=np.float32).reshape(4, 3)
+    lists = float_lists(rows)
+    np.testing.assert_array_equal(read_vectors(lists, 3), rows)
+    np.testing.assert_array_equal(read_vectors(lists.slice(1, 2), 3), rows[1:3])
+    inner = pa.ListArray.from_arrays(pa.array([0, 3, 6], pa.int32()), pa.array(rows.ravel()).slice(3))
+    np.testing.assert_array_equal(read_vectors(inner, 3), rows[1:3])
+    np.testing.assert_array_equal(read_vectors(inner, 3), read_vectors(binary_array(rows[1:3]), 3))
+    for wrong in ([[1.0, 2.0]], [[1.0, None, 2.0]], [None]):
+        with pytest.raises(InputError, match="vectors must hold"):
+            read_vectors(pa.array(wrong, pa.list_(pa.float32())), 3)

@@ -12,14 +12,16 @@ from walkbits.types import F32, I32, I64
 
 
 def read_vectors(column: Any, width: int, dtype: str = "<f4") -> F32:
-    """A BINARY column of little-endian vectors, fp32 unless `dtype` says "<f2".
+    """A BINARY column of little-endian vectors, fp32 unless `dtype` says "<f2", or one of ARRAY<FLOAT>.
 
     Returns:
         fp32 [rows, width]; of fp32 vectors without a copy and read-only.
 
     Raises:
-        InputError: a vector of another width.
+        InputError: a vector of another width, or a null in one.
     """
+    if pa.types.is_list(column.type):
+        column = _as_binary(column)
     offsets = _binary_offsets(column)
     sizes = np.diff(offsets)
     size = np.dtype(dtype).itemsize * width
@@ -33,6 +35,15 @@ def read_vectors(column: Any, width: int, dtype: str = "<f4") -> F32:
         return np.empty((0, width), np.float32)
     flat = np.frombuffer(column.buffers()[2], dtype, len(column) * width, int(offsets[0]))
     return flat.reshape(-1, width).astype(np.float32, copy=False)
+
+
+def _as_binary(lists: Any) -> pa.Array:
+    """ARRAY<FLOAT> rows as the bytes they are, on the same memory."""
+    if lists.null_count or lists.values.null_count:
+        raise InputError("vectors must hold no nulls, got some; rebuild the embeddings")
+    offsets = (lists.offsets.to_numpy() + lists.values.offset) * 4
+    buffers = [None, pa.py_buffer(offsets.astype(np.int32)), lists.values.buffers()[1]]
+    return pa.Array.from_buffers(pa.binary(), len(lists), buffers)
 
 
 def _binary_offsets(column: Any) -> I64:

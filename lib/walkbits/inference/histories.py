@@ -12,16 +12,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
+from pyspark import Broadcast
 from pyspark.sql import SparkSession
 
 from walkbits.arrays.mapped import ArrayWriter, create_matrix, open_array, open_matrix
 from walkbits.arrays.places import Place
-from walkbits.arrays.vectors import read_vectors
 from walkbits.errors import ConfigError
+from walkbits.inference.landing import Land, land
+from walkbits.inference.proof import ModelRows
+from walkbits.inference.tasks import TILE
 from walkbits.network import arithmetic
 from walkbits.network.arithmetic import Weights
 from walkbits.network.declaration import Input, Network, Output, Update
@@ -94,17 +96,16 @@ def write_vectors(
         representations: (node, vector BINARY or ARRAY<FLOAT>) of all items after a layer.
         folder: scratch space for the items' matrices.
     """
-    matrices = {}
+    shared, none, matrices = spark.sparkContext.broadcast(dict(weights)), ModelRows(spark, {}), {}
     for number in layers_read(network):
         rows, matrices[number] = representations(number), folder / f"{ITEM}.{number}.npy"
         width = network.widths()[number][ITEM]
         create_matrix(matrices[number], num_items, width)
-        rows.then(_Land(matrices[number], width).run, _Land.schema).to_frame().collect()
+        land(rows, Land(shared, TILE, none, width, matrices[number], ()), ITEM, num_items)
     count = len(histories.indptr) - 1
     create_matrix(vectors, count, network.embedding_size(CONTEXT))
-    shared = spark.sparkContext.broadcast((histories, weights))
     blocks = spark.range(0, -(-count // _ROWS))
-    fold = _Fold(network, shared, matrices, vectors)
+    fold = _Fold(network, spark.sparkContext.broadcast(histories), shared, matrices, vectors)
     Rows.of(blocks).then(fold.run, "done boolean").to_frame().collect()
 
 
@@ -153,36 +154,16 @@ def _pool(update: Update, weights: Weights, items: F32, indptr: I64, rows: I64, 
 
 
 @dataclass(frozen=True)
-class _Land:
-    matrix: Place
-    width: int
-
-    schema: ClassVar[str] = "rows bigint"
-
-    def run(self, batches: Batches) -> Batches:
-        """(node, vector) -> how many were written."""
-        written = 0
-        with ArrayWriter(self.matrix) as file:
-            for batch in batches:
-                column = batch.column(1)
-                is_list = pa.types.is_list(column.type)
-                flat = column.flatten().to_numpy() if is_list else read_vectors(column, self.width)
-                rows = flat.reshape(-1, self.width)
-                file.write(batch.column(0).to_numpy(), rows)
-                written += len(rows)
-        yield pa.RecordBatch.from_pylist([{"rows": written}])
-
-
-@dataclass(frozen=True)
 class _Fold:
     network: Network
-    shared: Any
+    histories: Broadcast[Histories]
+    weights: Broadcast[dict[str, F32]]
     items: Mapping[int, Place]
     vectors: Place
 
     def run(self, batches: Batches) -> Batches:
         """(number of a block) -> its rows of the matrix, written."""
-        histories, weights = self.shared.value
+        histories, weights = self.histories.value, self.weights.value
         items = {number: open_matrix(place) for number, place in self.items.items()}
         edges = open_array(histories.degrees)
         with ArrayWriter(self.vectors) as file:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import ClassVar
@@ -21,7 +20,7 @@ from walkbits.inference.tasks import Block, Task, in_blocks, vectors
 from walkbits.network import arithmetic
 from walkbits.network.arithmetic import Weights
 from walkbits.network.declaration import Dense
-from walkbits.tables.rows import Batches
+from walkbits.tables.rows import Batches, Rows
 from walkbits.types import F32, I32
 
 
@@ -35,19 +34,6 @@ class Landed:
     problem: str | None
 
     schema: ClassVar[str] = "count bigint, sum bigint, squares bigint, problem string"
-
-    @staticmethod
-    def check(tasks: Sequence[Landed], node_type: str, nodes: int) -> None:
-        """Raise InputError unless the tasks saw each of 0, ..., nodes - 1 once."""
-        for task in tasks:
-            if task.problem:
-                raise InputError(f"{node_type}: {task.problem}")
-        if not each_once([(task.count, task.sum, task.squares) for task in tasks], nodes):
-            raise InputError(
-                f"{node_type}: features must hold each of {nodes} nodes once, got "
-                f"{sum(task.count for task in tasks)} rows with nodes missing or doubled; rebuild the "
-                "features from the run's graph"
-            )
 
 
 @dataclass(frozen=True)
@@ -110,6 +96,24 @@ class Land(Task):
             problem = str(error)
         count, total, squares = seen.tolist()
         yield pa.RecordBatch.from_pylist([asdict(Landed(count, total, squares, problem))])
+
+
+def land(rows: Rows, task: Land, node_type: str, nodes: int) -> None:
+    """Run the task on all rows (node, vector) of a node type.
+
+    Raises:
+        InputError: a vector of another width, or other nodes than 0, ..., nodes - 1, each once.
+    """
+    landed = [Landed(**row.asDict()) for row in rows.then(task.run, Landed.schema).to_frame().collect()]
+    for one in landed:
+        if one.problem:
+            raise InputError(f"{node_type}: {one.problem}")
+    if not each_once([(one.count, one.sum, one.squares) for one in landed], nodes):
+        raise InputError(
+            f"{node_type}: features must hold each of {nodes} nodes once, got "
+            f"{sum(one.count for one in landed)} rows with nodes missing or doubled; rebuild the "
+            "features from the run's graph"
+        )
 
 
 class _Cache:

@@ -28,7 +28,7 @@ from walkbits.arrays.places import Place, remove
 from walkbits.errors import InputError
 from walkbits.inference.convolving import Convolve, ConvolveBlock, Embed, Finish
 from walkbits.inference.inputs import AddTower, LookUp
-from walkbits.inference.landing import Land, Landed, Projection, Send
+from walkbits.inference.landing import Land, Projection, Send, land
 from walkbits.inference.plan import UpdatePlan, plan_updates
 from walkbits.inference.proof import ModelRows
 from walkbits.inference.references import (
@@ -352,9 +352,7 @@ class _Engine:
         return self._projections[number, update.reads]
 
     def _land(self, node_type: NodeType, task: Land) -> None:
-        landed = self._newest[node_type].then(task.run, Landed.schema).to_frame()
-        tasks = [Landed(**row.asDict()) for row in landed.collect()]
-        Landed.check(tasks, node_type, self._num_nodes[node_type])
+        land(self._newest[node_type], task, node_type, self._num_nodes[node_type])
 
     def _land_references(self, number: int, update: Update) -> None:
         name = f"{update.reads}.references"
