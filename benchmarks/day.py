@@ -35,6 +35,7 @@ from pyspark.sql import SparkSession
 from trained import examples_of, relations_of
 from walkbits.config import Config
 from walkbits.config_file import load_config
+from walkbits.forecast import forecast_day
 from walkbits.graph.csr import BipartiteCsr
 from walkbits.ingest.features import project
 from walkbits.models.base import Shapes
@@ -44,6 +45,7 @@ from walkbits.schemas import RUN_METRICS, STAGE_LOG
 from walkbits.session import get_session
 from walkbits.stages.build_neighborhoods import GRAPH
 from walkbits.stages.daily import run_daily
+from walkbits.stages.ingest_graph import read_inputs
 from walkbits.training.embed import embed
 from walkbits.training.feeders import TrainingData
 from walkbits.training.loop import train
@@ -82,7 +84,7 @@ def main() -> None:
     figures.record(session_s=time.perf_counter() - began)
     sizes = sorted(args.items)
     for count in sizes:
-        figures.record(**one_size(spark, count, cold=count == sizes[0]))
+        one_size(spark, count, count == sizes[0], figures)
     largest = sizes[-1]
     for name in ("day_vs_limits", "ingest_vs_limit", "audit_publish_share", "driver_gb"):
         figures.record(**{name: figures[f"{name}[{largest}]"]})
@@ -91,33 +93,48 @@ def main() -> None:
     spark.stop()
 
 
-def one_size(spark: SparkSession, count: int, cold: bool) -> dict[str, float]:
-    """A warm day beside its limits; with `cold` a day before it, the session's first."""
+def one_size(spark: SparkSession, count: int, cold: bool, figures: Figures) -> None:
+    """A warm day beside its forecast and its limits; with `cold` a day before it, the session's first."""
+
+    def record(**found: float) -> None:
+        figures.record(**{f"{name}[{count}]": value for name, value in found.items()})
+
     with tempfile.TemporaryDirectory(prefix="walkbits-day-") as scratch:
         folder = Path(scratch) / "world"
         write_world(folder, count)
         config = config_of(folder)
-        found = {}
+        counts = read_inputs(spark, config, DAY).counts()
+        stages = forecast_day(counts, config, spark.sparkContext.defaultParallelism)
         if cold:
-            found["cold_s"] = seconds(lambda: run_daily(spark, config, ds=DAY))
+            record(cold_s=seconds(lambda: run_daily(spark, config, ds=DAY)))
         with PeakMemory() as peak:
             began = time.perf_counter()
             context = run_daily(spark, config, ds=DAY, new_attempt=cold)
             whole = time.perf_counter() - began
-        stages = stages_of(context)
+        found = stages_of(context)
+        expected = {one.stage: one.seconds for one in stages}
+        record(
+            day_s=whole,
+            worker_mb=peak.private_mb,
+            driver_gb=peak.driver_mb / 1024,
+            written_gb=disk_usage(Path(config.root)) / 1e9,
+            explained_vs_day=sum(expected.values()) / whole,
+            explained_written_gb=sum(one.written for one in stages) / 1e9,
+            **found,
+            **{f"explained.{stage}": value for stage, value in expected.items()},
+        )
         limits = limits_of(context, folder)
-    ingested = stages["ingest_graph"] + stages["build_features"]
-    found |= {
-        "day_s": whole,
-        "worker_mb": peak.private_mb,
-        "driver_gb": peak.driver_mb / 1024,
-        **stages,
+    record(
         **{f"limit.{name}": value for name, value in limits.items()},
-        "day_vs_limits": whole / sum(limits.values()),
-        "ingest_vs_limit": ingested / limits["ingest"],
-        "audit_publish_share": stages["publish_run"] / whole,
-    }
-    return {f"{name}[{count}]": value for name, value in found.items()}
+        day_vs_limits=whole / sum(limits.values()),
+        ingest_vs_limit=(found["ingest_graph"] + found["build_features"]) / limits["ingest"],
+        audit_publish_share=found["publish_run"] / whole,
+    )
+
+
+def disk_usage(folder: Path) -> int:
+    """Bytes of all files below a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def config_of(folder: Path) -> Config:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from walkbits.cli import add_day_flags, add_publish_flags, job_parser, run_job
-from walkbits.stages.daily import run_daily
+from walkbits.cli import add_day_flags, add_explain_flag, add_publish_flags, job_parser, run_job
+from walkbits.stages.daily import day
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -18,12 +18,13 @@ def build_parser() -> argparse.ArgumentParser:
     parser = job_parser("run_daily", __doc__)
     add_day_flags(parser)
     add_publish_flags(parser)
+    add_explain_flag(parser)
     return parser
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the day; returns the exit code."""
-    return run_job(build_parser(), argv, run_daily)
+    return run_job(build_parser(), argv, day)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from conftest import ROOT
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 from support import world
-from walkbits.arrays.mapped import files_of
+from walkbits.arrays.mapped import files_of, folder_digest
 from walkbits.config import Config
 from walkbits.errors import (
     AuditError,
@@ -28,9 +28,10 @@ from walkbits.errors import (
     LostRaceError,
     MissingDependencyError,
     ModelError,
+    WalkbitsError,
 )
 from walkbits.runs.log import find_run, logged_stages
-from walkbits.runs.stage import StageRun, artifacts_of, execute, folder_digest
+from walkbits.runs.stage import StageRun, artifacts_of, execute
 from walkbits.schemas import (
     EMBEDDINGS,
     EVALUATION,
@@ -43,6 +44,7 @@ from walkbits.schemas import (
     TABLES,
 )
 from walkbits.stages import daily, infer_layers
+from walkbits.stages.build_neighborhoods import forecast_of
 from walkbits.stages.find_nearest import found_nearest
 from walkbits.tables.store import Store
 from walkbits.tables.views import register_views
@@ -290,6 +292,35 @@ def test_a_tampered_output_is_rebuilt(day: Job, tmp_path: Path) -> None:
     assert execute(context, daily.DAILY[1])
     assert context.store.fingerprint(TABLES["features"], context.run_id) == whole
     assert not execute(context, daily.DAILY[1])
+
+
+def test_a_stage_without_room_ends_before_it_starts(day: Job, tmp_path: Path) -> None:
+    context = copy_of(day, tmp_path)
+    shutil.rmtree(context.store.path(PUBLICATIONS))
+    before = versions(context.store)
+    needs = forecast_of(context, "infer_layers")
+    assert needs is not None
+    assert needs.written > 0
+    starved = replace(infer_layers.STAGE, needs=lambda _: replace(needs, written=1 << 60))
+    with pytest.raises(WalkbitsError, match="infer_layers needs .* GB of disk for its tables"):
+        execute(context, starved, again=True)
+    assert versions(context.store) == before
+
+
+def test_explain_tells_what_a_day_takes_and_writes_nothing(
+    spark: SparkSession, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = world.world_config(tmp_path)
+    daily.day(spark, config, explain=True, ds=DAY)
+    printed = capsys.readouterr().out
+    counts = re.search(r"([\d,]+) items, ([\d,]+) contexts, ([\d,]+) interactions", printed)
+    assert counts is not None
+    items, contexts, rows = (int(one.replace(",", "")) for one in counts.groups())
+    assert items == world.NUM_ITEMS
+    assert rows == world.interactions().num_rows
+    assert contexts == pytest.approx(len(pc.unique(world.interactions()["basket"])), rel=0.1)
+    assert {*re.findall(r"^(\w+) ", printed, re.MULTILINE)} >= {stage.name for stage in daily.DAILY}
+    assert not (tmp_path / "root").exists()
 
 
 def test_a_damaged_or_missing_model_is_refused(day: Job, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from walkbits.arrays.mapped import (
     create_array,
     create_matrix,
     files_of,
+    folder_digest,
     local,
     open_array,
     open_file,
@@ -24,7 +25,6 @@ from walkbits.arrays.mapped import (
 )
 from walkbits.arrays.places import Place, Remote, check_reachable, place_of, read_bytes, remove, write_bytes
 from walkbits.errors import ConfigError, InputError, WalkbitsError
-from walkbits.runs.stage import folder_digest
 
 X = np.arange(18, dtype=np.float32).reshape(9, 2)
 

@@ -22,7 +22,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("config",),
     ("config_file",),
     ("training", "inference", "index"),
-    ("evaluation",),
+    ("evaluation", "forecast"),
     ("runs",),
     ("stages",),
     ("cli",),

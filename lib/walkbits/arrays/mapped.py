@@ -17,6 +17,7 @@ that opens an array assembles its file on the executor's own disk; all its worke
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import io
 import json
 import math
@@ -105,6 +106,21 @@ def files_of(folder: Place) -> list[str]:
     inner, end = f"{SUFFIX}/", f"{SUFFIX}/{HEADER}"
     names = [name for name in files_below(folder) if inner not in name or name.endswith(end)]
     return sorted(name.removesuffix(f"/{HEADER}") for name in names)
+
+
+def folder_digest(folder: Place) -> tuple[int, str]:
+    """Bytes and sha256 of a folder's files by sorted name; (0, "") when there is none.
+
+    Equal files give equal digests, wherever they are stored.
+    """
+    digest, size = hashlib.sha256(), 0
+    files = files_of(folder)
+    for name in files:
+        digest.update(name.encode())
+        with open_file(folder / name) as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+            size += stream.seek(0, os.SEEK_END)
+    return size, digest.hexdigest() if files else ""
 
 
 class ArrayWriter:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -14,11 +13,12 @@ from py4j.protocol import Py4JError
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
-from walkbits.arrays.mapped import files_of, open_file
+from walkbits.arrays.mapped import folder_digest
 from walkbits.arrays.places import Place, place_of, remove, unique_name
 from walkbits.config import Config
 from walkbits.errors import InputError, LostRaceError
 from walkbits.faults import hit
+from walkbits.forecast import Forecast
 from walkbits.runs.collect import remove_folder
 from walkbits.runs.cost import Figures, watched
 from walkbits.runs.lease import leased
@@ -32,6 +32,7 @@ from walkbits.runs.log import (
     read_log,
     record_state,
 )
+from walkbits.runs.room import check_room
 from walkbits.schemas import RUN_METRICS, TABLES
 from walkbits.settings import Section, config_hash
 from walkbits.spark_errors import recognised
@@ -164,6 +165,7 @@ class Stage:
         settings: The config sections that decide its output, beside the seed.
         run: Does the work; returns what it wrote.
         artifacts: Artifact folders of stages before it that it reads.
+        needs: What it takes of this machine, where the run's graph says so.
         explain: Returns the plan as text; reads little and writes nothing.
     """
 
@@ -173,6 +175,7 @@ class Stage:
     run: Callable[[StageRun], list[Written]]
     explain: Callable[[StageRun], str] | None = None
     artifacts: Callable[[Config], tuple[str, ...]] = lambda _config: ()
+    needs: Callable[[StageRun], Forecast | None] = lambda _context: None
 
 
 def execute(context: StageRun, stage: Stage, again: bool = False) -> bool:
@@ -188,6 +191,7 @@ def execute(context: StageRun, stage: Stage, again: bool = False) -> bool:
         InputError: a stage before it has not finished, or its outputs changed since; or the run is
             published and its outputs would have to be written again.
         LostRaceError: another driver works on the run.
+        WalkbitsError: the machine has no room for it.
     """
     with context.leased():
         return _execute(context, stage, again)
@@ -210,6 +214,8 @@ def _execute(context: StageRun, stage: Stage, again: bool) -> bool:
     check_inputs(
         context, stage.name, {name: done[name] for name in stage.after}, stage.artifacts(context.config)
     )
+    if (needs := stage.needs(context)) is not None:
+        check_room(needs, place_of(context.store.root), artifacts_of(context.config))
     LOG.info("stage=%s run=%s state=started", stage.name, context.run_id)
     group = f"stage={stage.name} run={context.run_id}"
     context.spark.sparkContext.setJobGroup(group, f"walkbits {stage.name} {context.run_id}")
@@ -378,18 +384,3 @@ def _report(context: StageRun, stage: str, state: str, outputs: Iterable[Written
         "stage=%s run=%s state=%s rows=%d bytes=%d seconds=%.1f",
         stage, context.run_id, state, rows, size, seconds,
     )  # fmt: skip
-
-
-def folder_digest(folder: Place) -> tuple[int, str]:
-    """Bytes and sha256 of a folder's files by sorted name; (0, "") when there is none.
-
-    Equal files give equal digests, wherever they are stored.
-    """
-    digest, size = hashlib.sha256(), 0
-    files = files_of(folder)
-    for name in files:
-        digest.update(name.encode())
-        with open_file(folder / name) as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-            size += stream.seek(0, os.SEEK_END)
-    return size, digest.hexdigest() if files else ""

@@ -28,7 +28,7 @@ from walkbits.schemas import (
     RELATED,
     Table,
 )
-from walkbits.stages.build_neighborhoods import GRAPH, num_nodes
+from walkbits.stages.build_neighborhoods import GRAPH, forecast_of, num_nodes
 from walkbits.tables.external_ids import ExternalIds
 from walkbits.tables.rows import Rows
 from walkbits.tables.store import Written
@@ -139,4 +139,5 @@ STAGE = Stage(
     settings=lambda config: (config.index,),
     run=run,
     explain=explain,
+    needs=lambda context: forecast_of(context, "build_index"),
 )

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 from pyspark.sql import functions as F
 
-from walkbits.arrays.places import Place
-from walkbits.graph.csr import BipartiteCsr
+from walkbits.arrays.places import Place, exists
+from walkbits.forecast import Counts, Forecast, forecast_day
+from walkbits.graph.csr import META, BipartiteCsr, read_meta
 from walkbits.graph.csr_build import write_csr
 from walkbits.models import walked_relations
 from walkbits.runs.stage import Stage, StageRun
@@ -78,6 +79,16 @@ def num_nodes(context: StageRun) -> dict[NodeType, int]:
     counted = context.store.read(NODES, run_id=context.run_id).groupBy("node_type").agg(F.count(F.lit(1)))
     found = {row[0]: row[1] for row in counted.collect()}
     return {"item": found.get(ITEM, 0), "context": found.get(CONTEXT, 0)}
+
+
+def forecast_of(context: StageRun, stage: str) -> Forecast | None:
+    """What a stage takes on the run's own graph; None where that is gone."""
+    if not exists(context.artifacts(GRAPH) / META):
+        return None
+    meta = read_meta(context.artifacts(GRAPH))
+    counts = Counts(meta["num_items"], meta["num_contexts"], meta["num_edges"], meta["num_edges"])
+    cores = context.spark.sparkContext.defaultParallelism
+    return next(one for one in forecast_day(counts, context.config, cores) if one.stage == stage)
 
 
 def _fidelity(csr: BipartiteCsr, relation: Relation, walks: Walks, seed: int) -> dict[str, float]:

@@ -10,13 +10,15 @@ import logging
 import sys
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
-from typing import Final, Literal, TypedDict, Unpack
+from typing import Any, Final, Literal, TypedDict, Unpack
 
 from pyspark.sql import SparkSession
 
 from walkbits.arrays.places import place_of
 from walkbits.config import Config
 from walkbits.errors import ConfigError
+from walkbits.forecast import forecast_day
+from walkbits.forecast import table as forecast_table
 from walkbits.index.export import Kind, Score
 from walkbits.ingest.queries import By, Choice
 from walkbits.ingest.sources import read_source
@@ -200,6 +202,19 @@ def run_daily(
             execute(context, stage)
         publish(context, allow_rollback)
     return context
+
+
+def day(
+    spark: SparkSession, config: Config, *, explain: bool = False, ds: date | None = None, **rest: Any
+) -> None:
+    """`run_daily`, or with `explain` what it would take, on standard output; nothing is written then."""
+    if not explain:
+        run_daily(spark, config, ds=ds, **rest)
+        return
+    ingest_graph.check_features(config)
+    counts = ingest_graph.read_inputs(spark, config, ds or datetime.now(UTC).date()).counts()
+    stages = forecast_day(counts, config, spark.sparkContext.defaultParallelism)
+    sys.stdout.write(f"{counts}\n\n{forecast_table(stages)}\n")
 
 
 def ingest(spark: SparkSession, config: Config, **day: Unpack[Day]) -> None:

@@ -20,7 +20,7 @@ from walkbits.network.declaration import Update
 from walkbits.runs.reuse import MODEL, SPACE
 from walkbits.runs.stage import Parts, Stage, StageRun
 from walkbits.schemas import EMBEDDINGS, NEIGHBORHOODS, NODES, REPRESENTATIONS
-from walkbits.stages.build_neighborhoods import GRAPH, num_nodes
+from walkbits.stages.build_neighborhoods import GRAPH, forecast_of, num_nodes
 from walkbits.tables.rows import Rows
 from walkbits.tables.store import Written
 from walkbits.types import NodeType
@@ -146,4 +146,5 @@ STAGE = Stage(
     run=run,
     explain=explain,
     artifacts=lambda config: (MODEL, SPACE),
+    needs=lambda context: forecast_of(context, "infer_layers"),
 )

@@ -16,7 +16,8 @@ from pyspark.sql import functions as F
 
 from walkbits.arrays.places import read_bytes, write_bytes
 from walkbits.config import Config
-from walkbits.errors import ConfigError, InputError
+from walkbits.errors import ConfigError, EmptyInputError, InputError
+from walkbits.forecast import Counts
 from walkbits.graph.profile import k_core_edges, require_graphframes
 from walkbits.ingest import interactions as ingest
 from walkbits.ingest.nodes import check_nodes, select_nodes, usable
@@ -70,6 +71,22 @@ class Inputs:
     def fingerprint(self, config: Config) -> str:
         """See `inputs_fingerprint`."""
         return inputs_fingerprint(self.contents(), config)
+
+    def counts(self) -> Counts:
+        """How much there is, rows that will be set aside included; distinct ids to about 2%.
+
+        Raises:
+            EmptyInputError: no interactions in the run's window.
+        """
+        pair = F.struct("item_id", "context_id")
+        columns = [F.approx_count_distinct(one, 0.02) for one in ("item_id", "context_id", pair)]
+        with data_errors("inputs"):
+            counted = self.interactions.select(F.count(F.lit(1)), *columns).collect()
+            rows, items, contexts, edges = counted[0]
+            listed = {one: rows.count() for one, rows in self.nodes.items()}
+        if not rows:
+            raise EmptyInputError("interactions must have rows in the run's window, got none; widen it")
+        return Counts(listed.get("item", items), listed.get("context", contexts), rows, min(edges, rows))
 
     def judged_interactions(self) -> DataFrame:
         """With the reason why a row must be set aside."""

@@ -23,7 +23,7 @@ from walkbits.runs import reuse
 from walkbits.runs.log import read_log
 from walkbits.runs.stage import Stage, StageRun, stage_key
 from walkbits.schemas import EDGES, FEATURES, NEIGHBORHOODS
-from walkbits.stages.build_neighborhoods import GRAPH
+from walkbits.stages.build_neighborhoods import GRAPH, forecast_of
 from walkbits.tables.store import Written
 from walkbits.training.examples import training_pairs
 from walkbits.types import NodeType
@@ -156,4 +156,5 @@ STAGE = Stage(
     settings=lambda config: (config.model, config.training),
     run=run,
     artifacts=lambda config: (reuse.SPACE, GRAPH),
+    needs=lambda context: None if reuse.decided(context) else forecast_of(context, "train_model"),
 )
