@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pytest
 from pyspark.sql import DataFrame, SparkSession
 from walkbits.index.buckets import buckets_from_codes, clustered
 from walkbits.runs.cost import spark_stages
@@ -34,12 +33,10 @@ def size_of(store: Store, table: Table) -> tuple[int, int]:
 
 
 def lists(numbers: Batches) -> Batches:
-    """Lists of a part's items: of a stretch as a scan makes them, or of strewn items as cells do."""
+    """Lists of a part's items, a stretch as `index.nearest` makes them."""
     for batch in numbers:
-        for number in batch.column(0).to_pylist():
-            strewn, part = divmod(number, PARTS)
-            items = np.arange(part, ITEMS, PARTS) if strewn else np.array_split(np.arange(ITEMS), PARTS)[part]
-            for some in np.array_split(items, 8):
+        for part in batch.column(0).to_pylist():
+            for some in np.array_split(np.array_split(np.arange(ITEMS), PARTS)[part], 8):
                 item = np.repeat(some, K)
                 found = (item * 7919 + np.tile(np.arange(K), len(some)) * 104_729) % ITEMS
                 yield pa.RecordBatch.from_pydict(
@@ -52,23 +49,19 @@ def lists(numbers: Batches) -> Batches:
                 )
 
 
-@pytest.mark.parametrize(("strewn", "files", "share"), [(False, 1, 0.1), (True, PARTS, 0.25)])
-def test_the_lists_of_one_item(
-    spark: SparkSession, tmp_path: Path, strewn: bool, files: int, share: float
-) -> None:
+def test_the_lists_of_one_item(spark: SparkSession, tmp_path: Path) -> None:
     store = Store(spark, str(tmp_path))
-    first = PARTS if strewn else 0
-    numbers = Rows.of(spark.range(first, first + PARTS, 1, PARTS))
+    numbers = Rows.of(spark.range(0, PARTS, 1, PARTS))
     store.write_rows(
         RELATED, [numbers.then(lists, "item_id STRING, rank INT, related_id STRING, score FLOAT")], RUN
     )
     lookup = store.read(RELATED, run_id=RUN).where("item_id = 'i012345'")
-    read_files, read_bytes, rows = read_by(spark, lookup, f"related {strewn}")
+    read_files, read_bytes, rows = read_by(spark, lookup, "related")
     total_files, total_bytes = size_of(store, RELATED)
     assert len(rows) == K
     assert total_files == PARTS
-    assert read_files <= files
-    assert read_bytes <= share * total_bytes
+    assert read_files == 1
+    assert read_bytes <= 0.1 * total_bytes
 
 
 def test_one_bucket(spark: SparkSession, tmp_path: Path) -> None:

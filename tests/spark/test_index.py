@@ -171,6 +171,8 @@ def test_a_search_by_cells_finds_what_it_expects(spark: SparkSession, tmp_path: 
     exact = expected_lists(spark, *top_k(X[:NUM_ITEMS], X[:NUM_ITEMS], 10, itself))
     found = lists.cache()
     assert found.count() == found.select("item_id", "rank").distinct().count() == NUM_ITEMS * 10
+    nodes = [len(X) - int(row["item_id"][1:]) for row in found.collect()]
+    assert nodes == sorted(nodes)  # clustered for lookups
     assert found.where("item_id = related_id").count() == 0
     share = found.join(exact, ["item_id", "related_id", "score"]).count() / exact.count()
     assert plan.gap is not None

@@ -264,12 +264,32 @@ def _curve(spark: SparkSession, cells: _Cells, seed: int) -> tuple[Plan, ...]:
 
 
 def _by_cells(spark: SparkSession, cells: _Cells, gap: float) -> Rows:
-    """Tasks take whole cells of queries, those near each other together."""
+    """Tasks take whole cells of queries, those near each other together; lists leave by query."""
     starts = open_array(cells.order("queries")[1])
     parts = min(cells.count, _PARTS_PER_CORE * _cores(spark))
     bounds = np.searchsorted(starts, np.linspace(0, starts[-1], parts + 1))
     bounds[0], bounds[-1] = 0, cells.count
-    return _numbered(spark, parts).then(_Search(cells, gap, tuple(bounds.tolist())).run, LISTS)
+    batch, landed = cells.batch, _Landed(cells.folder / "found.npy", cells.folder / "scores.npy")
+    for place, dtype in ((landed.found, np.int32), (landed.scores, np.float32)):
+        create_array(place, (batch.num_queries, batch.k), dtype)
+    _each(spark, parts, _Search(cells, gap, tuple(bounds.tolist()), landed).land)
+    return _numbered(spark, -(-batch.num_queries // _ROWS)).then(landed.run, LISTS)
+
+
+@dataclass(frozen=True)
+class _Landed:
+    """Lists by query: items int32 [queries, k], -1 behind the last, and scores fp32 [queries, k]."""
+
+    found: Place
+    scores: Place
+
+    def run(self, batches: Batches) -> Batches:
+        """(number of a block) -> lists of its queries."""
+        found, scores = open_array(self.found), open_array(self.scores)
+        for block in _numbers(batches):
+            rows = np.arange(block * _ROWS, min(len(found), (block + 1) * _ROWS))
+            stretch = slice(block * _ROWS, (block + 1) * _ROWS)
+            yield _lists(rows, found[stretch].astype(np.int64), scores[stretch])
 
 
 @dataclass(frozen=True)
@@ -277,23 +297,25 @@ class _Search:
     cells: _Cells
     gap: float
     bounds: tuple[int, ...]
+    landed: _Landed
 
-    def run(self, batches: Batches) -> Batches:
-        """(number of a part) -> lists of the queries in its cells."""
+    def land(self, part: int) -> None:
+        """Write the lists of the queries in a part's cells."""
         batch = self.cells.batch
         queries, (starts, items) = open_array(batch.queries), self.cells.layout()
         members, first = (open_array(place) for place in self.cells.order("queries"))
         near, cosines = (open_array(place) for place in self.cells.near("queries"))
         sizes = np.diff(starts)
-        for part in _numbers(batches):
-            begin, end = (first[self.bounds[one]] for one in (part, part + 1))
+        begin, end = (first[self.bounds[one]] for one in (part, part + 1))
+        with ArrayWriter(self.landed.found) as found, ArrayWriter(self.landed.scores) as scores:
             for low in range(begin, end, _TOGETHER):
                 rows = members[low : min(end, low + _TOGETHER)]
                 gaps = gaps_of(cosines[rows], sizes[near[rows]], batch.k)
                 excluded = batch.excluded.of(rows)
                 probed = np.where(gaps <= np.float32(self.gap), near[rows], np.int32(-1))
-                found = search(queries[rows], probed, starts, items, batch.longest, batch.k, excluded)
-                yield _lists(rows, *found)
+                lists = search(queries[rows], probed, starts, items, batch.longest, batch.k, excluded)
+                found.write(rows, lists[0])
+                scores.write(rows, lists[1])
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ def related_items(
         names: of the nodes.
         folder: scratch folder on storage that the driver and all executors reach; it must live
             until the result has been written. Holds num_items * size * 4 bytes, and as much again with
-            `scored`; for cells a copy by cell, and 512 to 2,560 bytes a query that list its nearest.
+            `scored`; for cells a copy by cell, and of each query its list and 512 to 2,560 bytes of cells.
         queried: makes an item's query of its embedding, of unit length.
         scored: makes what queries are compared with; the queries themselves when left out.
 
