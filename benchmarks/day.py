@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +41,13 @@ from walkbits.graph.csr import BipartiteCsr
 from walkbits.ingest.features import project
 from walkbits.models.base import Shapes
 from walkbits.network.subgraphs import Neighborhoods
-from walkbits.runs.stage import StageRun
+from walkbits.runs.stage import StageRun, execute
 from walkbits.schemas import RUN_METRICS, STAGE_LOG
 from walkbits.session import get_session
 from walkbits.stages.build_neighborhoods import GRAPH
-from walkbits.stages.daily import run_daily
+from walkbits.stages.daily import DAILY, open_day, run_daily
 from walkbits.stages.ingest_graph import read_inputs
+from walkbits.stages.publish_run import publish
 from walkbits.training.embed import embed
 from walkbits.training.feeders import TrainingData
 from walkbits.training.loop import train
@@ -107,21 +109,21 @@ def one_size(spark: SparkSession, count: int, cold: bool, figures: Figures) -> N
         stages = forecast_day(counts, config, spark.sparkContext.defaultParallelism)
         if cold:
             record(cold_s=seconds(lambda: run_daily(spark, config, ds=DAY)))
-        with PeakMemory() as peak:
-            began = time.perf_counter()
-            context = run_daily(spark, config, ds=DAY, new_attempt=cold)
-            whole = time.perf_counter() - began
+        began = time.perf_counter()
+        context, peaks = watched_day(spark, config, new_attempt=cold)
+        whole = time.perf_counter() - began
         found = stages_of(context)
         expected = {one.stage: one.seconds for one in stages}
         record(
             day_s=whole,
-            worker_mb=peak.private_mb,
-            driver_gb=peak.driver_mb / 1024,
+            driver_gb=max(peak.driver_mb for peak in peaks.values()) / 1024,
             written_gb=disk_usage(Path(config.root)) / 1e9,
             explained_vs_day=sum(expected.values()) / whole,
             explained_written_gb=sum(one.written for one in stages) / 1e9,
             **found,
             **{f"explained.{stage}": value for stage, value in expected.items()},
+            **{f"driver_mb.{stage}": peak.driver_mb for stage, peak in peaks.items()},
+            **{f"worker_mb.{stage}": peak.private_mb for stage, peak in peaks.items()},
         )
         limits = limits_of(context, folder)
     record(
@@ -130,6 +132,20 @@ def one_size(spark: SparkSession, count: int, cold: bool, figures: Figures) -> N
         ingest_vs_limit=(found["ingest_graph"] + found["build_features"]) / limits["ingest"],
         audit_publish_share=found["publish_run"] / whole,
     )
+
+
+def watched_day(
+    spark: SparkSession, config: Config, new_attempt: bool
+) -> tuple[StageRun, dict[str, PeakMemory]]:
+    """What `run_daily` does, and each stage's memory."""
+    context, peaks = open_day(spark, config, ds=DAY, new_attempt=new_attempt), {}
+    steps = {stage.name: partial(execute, context, stage) for stage in DAILY}
+    steps["publish_run"] = partial(publish, context, False)
+    with context.leased():
+        for name, step in steps.items():
+            with PeakMemory() as peaks[name]:
+                step()
+    return context, peaks
 
 
 def disk_usage(folder: Path) -> int:
