@@ -125,7 +125,8 @@ CONTENDERS: Final[list[Contender]] = [
         "ials",
         _ials,
         grid(
-            embedding_size=(64,), unobserved_weight=(0.005, 0.03), regularisation=(0.005, 0.02), epochs=(6,)
+            embedding_size=(64,), unobserved_weight=(0.001, 0.005, 0.03, 0.1),
+            regularisation=(0.001, 0.005, 0.02, 0.05), epochs=(6,),
         ),
         seeds=3,
         vectors=True,
