@@ -3,11 +3,12 @@
     make bench-day                                # 100 k, 300 k and 1 M items
     make bench-day ARGS="--items 100000"
 
-The world (generated_world.py) has 11 interactions per item. The day is `run_daily` with item_pool, its
-features and a fifth of the contexts to train on; the smallest size runs twice, in a new session and in a warm
-one, the others warm. The limit of a stage is the same work in one process with everything in memory: reading,
-grouping and hashing with pyarrow and numpy; the walk kernel on all cores; the trainer; the layers in torch;
-the faster of faiss flat and IVF at the index's target recall; and writing the tables' rows with pyarrow.
+The world (generated_world.py) has 11 interactions per item. The day is `run_daily` with item_pool as in its
+file, trained for one epoch on a fifth of the contexts; features are computed, as on any day with an item
+table. The smallest size runs twice, in a new session and in a warm one, the others warm. The limit of a stage
+is the same work in one process with everything in memory: reading, grouping and hashing with pyarrow and
+numpy; the walk kernel on all cores; the trainer; the layers in torch; the faster of faiss flat and IVF at the
+index's target recall; and writing the tables' rows with pyarrow.
 """
 
 from __future__ import annotations
@@ -67,9 +68,9 @@ items:
   text: [title]
   categorical: [brand]
   numeric: [price]
-model: {{content: true}}
-training: {{context_fraction: 0.2, epochs: 1}}
 """
+TRAINING = {"training.context_fraction": 0.2, "training.epochs": 1}
+"""Laid over the model's file."""
 SMALLEST = {"items": 40, "interactions": 300}
 
 
@@ -154,8 +155,8 @@ def disk_usage(folder: Path) -> int:
 
 
 def config_of(folder: Path) -> Config:
-    """The day's settings: CONFIG over conf/models/item_pool.yaml."""
-    return load_config(write_config(folder), model=MODEL)
+    """The day's settings: TRAINING over conf/models/item_pool.yaml over CONFIG."""
+    return load_config(write_config(folder), TRAINING, MODEL)
 
 
 def write_config(folder: Path) -> Path:
@@ -185,6 +186,7 @@ def fixed_costs() -> dict[str, float]:
             str(MODEL),
             "--ds",
             str(DAY),
+            *(f"--set={key}={value}" for key, value in TRAINING.items()),
         ]
 
         def submit(job: list[str]) -> Callable[[], object]:

@@ -17,8 +17,8 @@ from walkbits.index.plan import forecast as forecast_search
 from walkbits.inference.plan import plan_updates
 from walkbits.ingest.space import layout_of, width_of
 from walkbits.models import walked_relations
-from walkbits.models.base import Shapes
-from walkbits.network.declaration import Network
+from walkbits.models.base import NO_SHAPES, Shapes
+from walkbits.network.declaration import TABLE, Network
 from walkbits.types import NodeType, target_of
 from walkbits.walks.plan import plan_walks
 
@@ -38,17 +38,18 @@ _INGEST: Final = 16e-6
 _FEATURES: Final = 40e-6
 _GRAPH: Final = 5e-6
 _PUSH: Final = 10e-6
+_EMBEDDED: Final = 50e-6
 _POOLED: Final = 1e-9
 _LISTED: Final = 1e-6
 _CODED: Final = 20e-6
 _AUDITED: Final = 50e-6
-"""Seconds of a core: per interaction twice, item with features, edge twice, neighbor and column, listed item,
-coded node and audited row."""
+"""Seconds of a core: an interaction (twice), an item's features, an edge (twice), an embedded node, a pooled
+column, a listed item, a coded node and an audited row."""
 _EXAMPLE: Final = 22e-6
 _EXAMPLE_COLUMN: Final = 0.41e-6
 """Seconds of the trainer, which is one process: an example, and each column of it in a batch of 2,048."""
-_TOWER: Final = 4
-"""What a tower over features takes beside rows of ids."""
+_MULTIPLIED: Final = 2.1e-10
+"""Of a core: what one weight of a dense layer takes for one node, forth and back."""
 _EDGE_BYTES: Final = 12
 _NODE_BYTES: Final = 40
 _ROW_BYTES: Final = 60
@@ -110,7 +111,7 @@ def forecast_day(counts: Counts, config: Config, cores: int) -> list[Forecast]:
         _ingest(counts, cores),
         _features(nodes, widths, cores),
         _walks(counts, nodes, config, cores),
-        _training(counts, nodes, network, config),
+        _training(counts, nodes, network, config, cores),
         _layers(counts, nodes, network, config, cores),
         _index(nodes, network, config, cores),
         _publication(nodes, network, config, cores),
@@ -144,15 +145,20 @@ def _walks(counts: Counts, nodes: Mapping[NodeType, int], config: Config, cores:
     return Forecast("build_neighborhoods", seconds, written, scratch=shuffled, mapped=graph)
 
 
-def _training(counts: Counts, nodes: Mapping[NodeType, int], network: Network, config: Config) -> Forecast:
+def _training(
+    counts: Counts, nodes: Mapping[NodeType, int], network: Network, config: Config, cores: int
+) -> Forecast:
     training, fit, width = config.training, config.model.fit(), network.embedding_size("item")
     examples = training.context_fraction * counts.edges
     if fit.examples == "pairs":
         examples = min(examples, training.context_fraction * counts.contexts * training.pairs_per_context)
-    step = _EXAMPLE + _EXAMPLE_COLUMN * width * training.batch_size / 2048
-    towers = any(one.feature_width is not None for one in network.inputs.values())
-    seconds = _FIXED["train_model"] + examples * training.epochs * step * (_TOWER if towers else 1)
-    tables = sum(4 * math.prod(shape) for shape in network.tensors().values())
+    examples *= training.epochs
+    sizes = {name: math.prod(shape) for name, shape in network.tensors().items()}
+    dense = sum(size for name, size in sizes.items() if not name.startswith(TABLE))
+    seconds = _FIXED["train_model"]
+    seconds += examples * (_EXAMPLE + _EXAMPLE_COLUMN * width * training.batch_size / 2048)
+    seconds += examples / training.batch_size * _met(counts, config) * dense * _MULTIPLIED / cores
+    tables = 4 * sum(sizes.values())
     read = sum(4 * (one.feature_width or 0) * nodes[node] for node, one in network.inputs.items())
     copies = 3 + (training.validation_fraction > 0)  # rows, two moments, the best rows
     return Forecast(
@@ -160,10 +166,21 @@ def _training(counts: Counts, nodes: Mapping[NodeType, int], network: Network, c
     )
 
 
+def _met(counts: Counts, config: Config) -> float:
+    """Items below a minibatch, drawn evenly: those of its histories, and their neighbors in each layer."""
+    training, fit = config.training, config.model.fit()
+    if fit.whole_graph:
+        return counts.items + counts.contexts
+    own = min(training.max_history, counts.edges / max(counts.contexts, 1)) if fit.leave_out else 1
+    hops = len(walked_relations(config.model)) * len(config.model.network(NO_SHAPES).layers)
+    drawn = training.batch_size * (1 + own) * (1 + training.train_neighbors) ** min(hops, 1)
+    return counts.items * -math.expm1(-drawn / max(counts.items, 1))
+
+
 def _layers(
     counts: Counts, nodes: Mapping[NodeType, int], network: Network, config: Config, cores: int
 ) -> Forecast:
-    seconds = _FIXED["infer_layers"]
+    seconds = _FIXED["infer_layers"] + sum(nodes[one] for one in network.outputs) * _EMBEDDED / cores
     mapped: dict[int, int] = {}
     for plan in plan_updates(network, nodes, config.inference, cores):
         pooled = counts.edges
