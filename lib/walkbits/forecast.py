@@ -172,8 +172,9 @@ def _met(counts: Counts, config: Config) -> float:
     if fit.whole_graph:
         return counts.items + counts.contexts
     own = min(training.max_history, counts.edges / max(counts.contexts, 1)) if fit.leave_out else 1
-    hops = len(walked_relations(config.model)) * len(config.model.network(NO_SHAPES).layers)
-    drawn = training.batch_size * (1 + own) * (1 + training.train_neighbors) ** min(hops, 1)
+    layers = config.model.network(NO_SHAPES).layers
+    hops = sum(one.neighbors == "walks" for updates in layers for one in updates)
+    drawn = training.batch_size * (1 + own) * (1 + training.train_neighbors) ** hops
     return counts.items * -math.expm1(-drawn / max(counts.items, 1))
 
 
