@@ -136,10 +136,11 @@ class _Cells:
         """How many cells are listed for each query or item; items that ask for nothing have a home alone."""
         return self.probes if what == "queries" or self.same else 1
 
-    def order(self, what: str) -> tuple[Place, Place]:
-        """Who is in each cell: order [n] and starts [cells + 1]."""
+    def order(self, what: str) -> tuple[Place, Place, Place]:
+        """Who is in each cell: order [n] and starts [cells + 1]; and each one's place in that order [n]."""
         what = "items" if self.same else what
-        return self.folder / f"{what}_order.npy", self.folder / f"{what}_starts.npy"
+        order, starts, places = (self.folder / f"{what}_{one}.npy" for one in ("order", "starts", "places"))
+        return order, starts, places
 
     @property
     def centroids(self) -> Place:
@@ -151,7 +152,7 @@ class _Cells:
 
     def layout(self) -> tuple[I64, Items]:
         """Starts of the cells, and the items by cell."""
-        order, starts = (open_array(place) for place in self.order("items"))
+        order, starts, _ = (open_array(place) for place in self.order("items"))
         return starts, Items(open_array(self.by_cell), order)
 
 
@@ -192,7 +193,9 @@ def _build_cells(spark: SparkSession, cells: _Cells, seed: int) -> _Cells:
         home = open_array(cells.near(what)[0])[:, 0]
         order = np.argsort(home, kind="stable")
         starts = np.searchsorted(home[order], np.arange(cells.count + 1))
-        for place, values in zip(cells.order(what), (order, starts), strict=True):
+        places = np.empty_like(order)
+        places[order] = np.arange(len(order))
+        for place, values in zip(cells.order(what), (order, starts, places), strict=True):
             save_array(place, values.astype(np.int64))
 
     _each(spark, len(sides), order_members)
@@ -269,7 +272,8 @@ def _by_cells(spark: SparkSession, cells: _Cells, gap: float) -> Rows:
     parts = min(cells.count, _PARTS_PER_CORE * _cores(spark))
     bounds = np.searchsorted(starts, np.linspace(0, starts[-1], parts + 1))
     bounds[0], bounds[-1] = 0, cells.count
-    batch, landed = cells.batch, _Landed(cells.folder / "found.npy", cells.folder / "scores.npy")
+    batch = cells.batch
+    landed = _Landed(cells.order("queries")[2], cells.folder / "found.npy", cells.folder / "scores.npy")
     for place, dtype in ((landed.found, np.int32), (landed.scores, np.float32)):
         create_array(place, (batch.num_queries, batch.k), dtype)
     _each(spark, parts, _Search(cells, gap, tuple(bounds.tolist()), landed).land)
@@ -278,18 +282,25 @@ def _by_cells(spark: SparkSession, cells: _Cells, gap: float) -> Rows:
 
 @dataclass(frozen=True)
 class _Landed:
-    """Lists by query: items int32 [queries, k], -1 behind the last, and scores fp32 [queries, k]."""
+    """Lists in the order of the cells: a task writes stretches, and no row of its own.
 
+    Attributes:
+        places: int64 [queries], where each query's list is.
+        found: items int32 [queries, k], -1 behind the last.
+        scores: fp32 [queries, k].
+    """
+
+    places: Place
     found: Place
     scores: Place
 
     def run(self, batches: Batches) -> Batches:
         """(number of a block) -> lists of its queries."""
-        found, scores = open_array(self.found), open_array(self.scores)
+        places, found, scores = (open_array(one) for one in (self.places, self.found, self.scores))
         for block in _numbers(batches):
-            rows = np.arange(block * _ROWS, min(len(found), (block + 1) * _ROWS))
-            stretch = slice(block * _ROWS, (block + 1) * _ROWS)
-            yield _lists(rows, found[stretch].astype(np.int64), scores[stretch])
+            queries = np.arange(block * _ROWS, min(len(places), (block + 1) * _ROWS))
+            rows = places[queries]
+            yield _lists(queries, found[rows].astype(np.int64), scores[rows])
 
 
 @dataclass(frozen=True)
@@ -303,7 +314,7 @@ class _Search:
         """Write the lists of the queries in a part's cells."""
         batch = self.cells.batch
         queries, (starts, items) = open_array(batch.queries), self.cells.layout()
-        members, first = (open_array(place) for place in self.cells.order("queries"))
+        members, first, _ = (open_array(place) for place in self.cells.order("queries"))
         near, cosines = (open_array(place) for place in self.cells.near("queries"))
         sizes = np.diff(starts)
         begin, end = (first[self.bounds[one]] for one in (part, part + 1))
@@ -314,8 +325,8 @@ class _Search:
                 excluded = batch.excluded.of(rows)
                 probed = np.where(gaps <= np.float32(self.gap), near[rows], np.int32(-1))
                 lists = search(queries[rows], probed, starts, items, batch.longest, batch.k, excluded)
-                found.write(rows, lists[0])
-                scores.write(rows, lists[1])
+                found.write_run(low, lists[0])
+                scores.write_run(low, lists[1])
 
 
 @dataclass(frozen=True)

@@ -190,5 +190,5 @@ def forecast(
         )
     rows = num_queries if shared else num_items + num_queries
     seconds = (num_queries * scored * _CELL_SECONDS + rows * count * _ASSIGN_SECONDS) * pair
-    scratch = matrices + 4 * width * num_items + 8 * (listed + k) * num_queries + 16 * rows
+    scratch = matrices + 4 * width * num_items + 8 * (listed + k) * num_queries + 24 * rows
     return Forecast(product, num_queries, num_items, width, k, "cells", scored, basis, scratch, seconds)
