@@ -1,8 +1,7 @@
 """What a day takes, stage by stage: told from its inputs' counts before anything runs.
 
-Rates are of one core of a server (AMD EPYC), measured by `make bench-day`; `fixed` is what a stage takes on
-forty items. A forecast is good to a factor of two where a machine is as fast; compare stages, not seconds,
-elsewhere.
+Rates are of one core of a server (AMD EPYC) and of item_pool as `make bench-day` runs it, which also says how
+far the forecast was off. Elsewhere compare stages, not seconds.
 """
 
 from __future__ import annotations
@@ -13,13 +12,18 @@ from dataclasses import dataclass
 from typing import Final
 
 from walkbits.config import Config
-from walkbits.index.plan import forecast as forecast_search
+from walkbits.index.plan import Before
+from walkbits.index.plan import Forecast as Search
+from walkbits.index.plan import forecast as search
+from walkbits.index.related import recommends
 from walkbits.inference.plan import plan_updates
 from walkbits.ingest.space import layout_of, width_of
 from walkbits.models import walked_relations
 from walkbits.models.base import NO_SHAPES, Shapes
 from walkbits.network.declaration import TABLE, Network
-from walkbits.types import NodeType, target_of
+from walkbits.schemas import RECOMMENDATIONS, RELATED
+from walkbits.settings import Index
+from walkbits.types import NodeType, size_text, target_of
 from walkbits.walks.plan import plan_walks
 
 _FIXED: Final = {
@@ -200,20 +204,38 @@ def _layers(
     return Forecast("infer_layers", seconds, written, scratch=most, mapped=most)
 
 
+def searches(
+    network: Network, nodes: Mapping[NodeType, int], rules: Index, before: Mapping[str, Before]
+) -> list[Search]:
+    """The batches of top lists that a run searches.
+
+    Args:
+        before: What an earlier run chose, by product; see `index.plan.forecast`.
+    """
+    items, width = nodes["item"], network.embedding_size("item")
+    found = [
+        search(
+            RELATED.name, items, items, width, rules.num_related, rules, before.get(RELATED.name),
+            shared=not network.score.support,
+        )
+    ]  # fmt: skip
+    if recommends(network, nodes["context"], rules):  # the prior is one more coordinate
+        name = RECOMMENDATIONS.name
+        asked, k = nodes["context"], rules.num_recommended
+        found.append(search(name, asked, items, width + 1, k, rules, before.get(name), shared=False))
+    return found
+
+
 def _index(nodes: Mapping[NodeType, int], network: Network, config: Config, cores: int) -> Forecast:
-    rules, items, width = config.index, nodes["item"], network.embedding_size("item")
-    asked: list[tuple[str, NodeType, int, int]] = [("related", "item", width, rules.num_related)]
-    if "context" in network.outputs and rules.num_recommended:
-        asked.append(("recommendations", "context", width + 1, rules.num_recommended))
-    seconds, scratch, listed = _FIXED["build_index"], 0, 0
-    for product, one, columns, k in asked:
-        search = forecast_search(product, nodes[one], items, columns, k, rules, None, shared=one == "item")
-        seconds += (search.core_seconds + nodes[one] * k * _LISTED) / cores
-        scratch, listed = max(scratch, search.scratch_bytes), listed + nodes[one] * min(k, items)
+    rules, items = config.index, nodes["item"]
+    batches = searches(network, nodes, rules, {})
+    scratch = max(one.scratch_bytes for one in batches)
+    listed = sum(one.num_queries * min(one.k, items) for one in batches)
     coded = sum(nodes[one] for one in network.outputs)
-    seconds += coded * _CODED / cores
+    core_seconds = sum(one.core_seconds for one in batches) + listed * _LISTED + coded * _CODED
     buckets = items * (rules.lsh_bits // rules.lsh.band_bits)
     written = listed * _LIST_BYTES + coded * sum(rules.code_bits) // 8 + buckets * _BUCKET_BYTES
+    seconds = _FIXED["build_index"] + core_seconds / cores
     return Forecast("build_index", seconds, written, scratch=scratch, mapped=scratch)
 
 
@@ -222,7 +244,7 @@ def _publication(nodes: Mapping[NodeType, int], network: Network, config: Config
     return Forecast("publish_run", _FIXED["publish_run"] + read * _AUDITED / cores)
 
 
-def table(stages: Sequence[Forecast]) -> str:
+def explained(stages: Sequence[Forecast]) -> str:
     """One line a stage: seconds, and bytes on disk and in memory."""
     lines = [f"{'stage':<22}{'seconds':>9}{'written':>12}{'scratch':>12}{'mapped':>12}{'in memory':>12}"]
     for one in stages:
@@ -233,8 +255,3 @@ def table(stages: Sequence[Forecast]) -> str:
     seconds = sum(one.seconds for one in stages)
     lines.append(f"{'day':<22}{seconds:>9,.0f}{size_text(written):>12}{size_text(disk):>12}")
     return "\n".join(lines)
-
-
-def size_text(count: int) -> str:
-    """Bytes for people."""
-    return f"{count / 1e9:,.2f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"

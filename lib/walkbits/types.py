@@ -27,3 +27,8 @@ def target_of(relation: Relation) -> NodeType:
 def source_of(relation: Relation) -> NodeType:
     """Node type that the neighbors are of."""
     return "item" if relation.endswith("_item") else "context"
+
+
+def size_text(count: int) -> str:
+    """Bytes for people."""
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.2f} MB"

@@ -302,7 +302,7 @@ def test_a_stage_without_room_ends_before_it_starts(day: Job, tmp_path: Path) ->
     assert needs is not None
     assert needs.written > 0
     starved = replace(infer_layers.STAGE, needs=lambda _: replace(needs, written=1 << 60))
-    with pytest.raises(WalkbitsError, match="infer_layers needs .* GB of disk for its tables"):
+    with pytest.raises(WalkbitsError, match="infer_layers needs .* GB of disk below"):
         execute(context, starved, again=True)
     assert versions(context.store) == before
 
@@ -320,6 +320,9 @@ def test_explain_tells_what_a_day_takes_and_writes_nothing(
     assert rows == world.interactions().num_rows
     assert contexts == pytest.approx(len(pc.unique(world.interactions()["basket"])), rel=0.1)
     assert {*re.findall(r"^(\w+) ", printed, re.MULTILINE)} >= {stage.name for stage in daily.DAILY}
+    world.write_inputs(tmp_path / "inputs", items=world.items().slice(0, 0))
+    with pytest.raises(EmptyInputError, match="items: at least one row must be there"):
+        daily.day(spark, config, explain=True, ds=DAY)
     assert not (tmp_path / "root").exists()
 
 

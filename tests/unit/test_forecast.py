@@ -9,8 +9,8 @@ import pytest
 from walkbits.arrays.places import place_of
 from walkbits.config import Config
 from walkbits.errors import WalkbitsError
-from walkbits.forecast import Counts, Forecast, forecast_day, table
-from walkbits.models import architectures, parse_model
+from walkbits.forecast import Counts, Forecast, explained, forecast_day
+from walkbits.models import architectures
 from walkbits.runs.room import available_memory, check_room, free_bytes
 
 INTERACTIONS = {"path": "x", "item": "i", "context": "c"}
@@ -42,6 +42,11 @@ def test_every_model_has_a_forecast_that_grows_with_the_graph(name: str) -> None
         assert one.written <= large[stage].written
 
 
+def test_the_smallest_graph_has_a_forecast() -> None:
+    smallest = by_stage(Counts(1, 1, 1, 1), config_of())
+    assert all(one.seconds > 0 for one in smallest.values())
+
+
 def test_training_holds_the_rows_and_both_moments_of_each_id() -> None:
     one = by_stage(SMALL, config_of(model={"architecture": "item_pool", "embedding_size": 64}))["train_model"]
     assert one.held == 3 * 4 * 64 * 100_000
@@ -66,20 +71,23 @@ def test_cores_share_all_stages_but_training() -> None:
 
 def test_the_table_has_a_line_a_stage_and_their_sum() -> None:
     stages = [Forecast("a", 1.0, 10**6, 5 * 10**6), Forecast("b", 2.4, 10**6, 10**6, 2 * 10**9, 3 * 10**9)]
-    lines = [line.split() for line in table(stages).splitlines()]
-    assert lines[2] == ["b", "2", "1.0", "MB", "1.0", "MB", "2.00", "GB", "3.00", "GB"]
-    assert lines[3] == ["day", "3", "2.0", "MB", "5.0", "MB"]
-    assert parse_model({"architecture": "item_pool"}) is not None
+    lines = [line.split() for line in explained(stages).splitlines()]
+    assert lines[2] == ["b", "2", "1.00", "MB", "1.00", "MB", "2.00", "GB", "3.00", "GB"]
+    assert lines[3] == ["day", "3", "2.00", "MB", "5.00", "MB"]
 
 
 def test_a_stage_without_room_is_refused(tmp_path: Path) -> None:
     fits = Forecast("train_model", 1.0, 1, 1, 1, 1)
     root, artifacts = place_of(f"{tmp_path}/none/yet"), place_of(f"{tmp_path}")
     check_room(fits, root, artifacts)
-    with pytest.raises(WalkbitsError, match=r"train_model needs .* GB of disk for its tables below .*yet"):
+    disk = r"train_model needs \S+ GB of disk below '\S+yet' for tables and scratch files, got .* free; make room"
+    with pytest.raises(WalkbitsError, match=disk):
         check_room(replace(fits, written=1 << 62), root, artifacts)
-    with pytest.raises(WalkbitsError, match="for its scratch files .* free; make room"):
+    with pytest.raises(WalkbitsError, match=disk):
         check_room(replace(fits, scratch=1 << 62), root, artifacts)
+    most = free_bytes(tmp_path) * 2 // 3  # each would fit alone, and both are on one disk
+    with pytest.raises(WalkbitsError, match=disk):
+        check_room(replace(fits, written=most, scratch=most), root, artifacts)
     with pytest.raises(WalkbitsError, match=r"of memory .* available; lower model\.embedding_size"):
         check_room(replace(fits, held=1 << 62), root, artifacts)
     remote = place_of("s3://bucket/x")

@@ -121,6 +121,10 @@ def card_rows(product: str, plan: Plan, num_items: int) -> list[dict[str, Any]]:
     ]
 
 
+Before = tuple[str, float | None, float]
+"""An earlier run's id, the gap that it chose, and the share of its items that it scored."""
+
+
 @dataclass(frozen=True)
 class Forecast:
     """What a batch will take, before anything is built.
@@ -163,12 +167,12 @@ class Forecast:
 
 def forecast(
     product: str, num_queries: int, num_items: int, width: int, k: int, rules: settings.Index,
-    before: tuple[str, float | None, float] | None, shared: bool,
+    before: Before | None, shared: bool,
 ) -> Forecast:  # fmt: skip
     """What `nearest.nearest` will take; which plan it takes, it measures only then.
 
     Args:
-        before: an earlier run's id, the gap that it chose and the share of its items that it scored.
+        before: what an earlier run chose.
         shared: whether the queries are the items' own rows.
     """
     count, listed = num_cells(num_items), min(CELLS[0], num_cells(num_items))

@@ -8,7 +8,7 @@ from typing import Final
 
 from walkbits import settings
 from walkbits.network.declaration import Network, Update
-from walkbits.types import NodeType
+from walkbits.types import NodeType, size_text
 
 _BLOCK_BYTES: Final = 64 << 20
 """Partial sums that a worker holds for one destination block."""
@@ -120,21 +120,17 @@ def explained(plans: list[UpdatePlan], references: Mapping[str, int], parallelis
         listed = references[plan.update.reads]
         full = 4 * plan.width * plan.sources
         lines.append(
-            f"{plan.layer:>5}  {plan.update.reads:<24}{_size(plan.cached_bytes):>12}{_size(full):>12}"
-            f"{_size(plan.shuffled_bytes(listed)):>19}{_size(plan.naive_bytes(listed)):>12}"
+            f"{plan.layer:>5}  {plan.update.reads:<24}{size_text(plan.cached_bytes):>12}{size_text(full):>12}"
+            f"{size_text(plan.shuffled_bytes(listed)):>19}{size_text(plan.naive_bytes(listed)):>12}"
         )
     layers = {plan.layer for plan in plans}
     cached = max((sum(p.cached_bytes for p in plans if p.layer == one) for one in layers), default=0)
     block = max((plan.block_bytes for plan in plans), default=0)
-    lines.append(f"largest layer: {_size(cached)} mapped once per host, shared by its workers")
-    lines.append(f"{parallelism} workers at once, each with partial sums of {_size(block)}")
+    lines.append(f"largest layer: {size_text(cached)} mapped once per host, shared by its workers")
+    lines.append(f"{parallelism} workers at once, each with partial sums of {size_text(block)}")
     return "\n".join(lines)
 
 
 def _pooled_width(network: Network, number: int, update: Update) -> int:
     linear = update.project.linear
     return linear.size if linear else network.widths()[number - 1][update.source]
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.2f} MB"

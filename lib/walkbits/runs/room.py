@@ -9,7 +9,8 @@ from typing import Final
 
 from walkbits.arrays.places import Place
 from walkbits.errors import WalkbitsError
-from walkbits.forecast import Forecast, size_text
+from walkbits.forecast import Forecast
+from walkbits.types import size_text
 
 _LIMITS: Final = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 """Of the container that the process runs in, where it runs in one."""
@@ -20,19 +21,22 @@ def check_room(needs: Forecast, root: Place, artifacts: Place) -> None:
 
     Args:
         root: Where tables are written.
-        artifacts: Where scratch files are.
+        artifacts: Where scratch files are. On the disk of the tables they need room beside them.
 
     Raises:
         WalkbitsError: names the stage, what it needs and what is there.
     """
-    for what, place, size in (
-        ("for its tables", root, needs.written),
-        ("for its scratch files", artifacts, needs.scratch),
-    ):
-        if isinstance(place, Path) and size > (free := free_bytes(place)):
+    disks: dict[int, tuple[Path, int]] = {}
+    for place, size in ((root, needs.written), (artifacts, needs.scratch)):
+        if isinstance(place, Path):
+            device = _existing(place).stat().st_dev
+            first, before = disks.get(device, (place, 0))
+            disks[device] = first, before + size
+    for place, size in disks.values():
+        if size > (free := free_bytes(place)):
             raise WalkbitsError(
-                f"{needs.stage} needs {size_text(size)} of disk {what} below '{place}', got "
-                f"{size_text(free)} free; make room, or name a larger disk as root or artifacts"
+                f"{needs.stage} needs {size_text(size)} of disk below '{place}' for tables and scratch "
+                f"files, got {size_text(free)} free; make room, or name a larger disk as root or artifacts"
             )
     available = available_memory()
     if available is not None and needs.held > available:
@@ -44,9 +48,13 @@ def check_room(needs: Forecast, root: Place, artifacts: Place) -> None:
 
 def free_bytes(folder: Path) -> int:
     """Of the disk that holds the folder, or will hold it."""
+    return shutil.disk_usage(_existing(folder)).free
+
+
+def _existing(folder: Path) -> Path:
     while not folder.exists():
         folder = folder.parent
-    return shutil.disk_usage(folder).free
+    return folder
 
 
 def available_memory(meminfo: Path = Path("/proc/meminfo")) -> int | None:

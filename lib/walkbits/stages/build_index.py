@@ -6,9 +6,10 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
 
 from walkbits.arrays.places import Place
+from walkbits.forecast import searches
 from walkbits.index.buckets import buckets_from_codes, clustered, direction_rows
 from walkbits.index.codes import Coder, codes_from_embeddings
-from walkbits.index.plan import Forecast, Plan, card_rows, forecast
+from walkbits.index.plan import Before, Plan, card_rows
 from walkbits.index.related import recommended_items, recommends, related_forms, related_items, seen_in
 from walkbits.models.card import read_card
 from walkbits.network.declaration import Network
@@ -32,7 +33,6 @@ from walkbits.stages.build_neighborhoods import GRAPH, forecast_of, num_nodes
 from walkbits.tables.external_ids import ExternalIds
 from walkbits.tables.rows import Rows
 from walkbits.tables.store import Written
-from walkbits.types import NodeType
 
 
 def run(context: StageRun) -> list[Written]:
@@ -98,15 +98,7 @@ def explain(context: StageRun) -> str:
     """Candidates, bytes and seconds of both products before anything is built, as the live run chose."""
     config, counts = context.config.index, num_nodes(context)
     network = read_card(context.artifacts(MODEL)).network
-    width, live = network.embedding_size(ITEM), _live_choice(context)
-
-    def product(table: Table, asks: NodeType, width: int, k: int, shared: bool) -> Forecast:
-        before = live.get(table.name)
-        return forecast(table.name, counts[asks], counts[ITEM], width, k, config, before, shared=shared)
-
-    products = [product(RELATED, "item", width, config.num_related, not network.score.support)]
-    if recommends(network, counts[CONTEXT], config):  # the prior is one more coordinate
-        products.append(product(RECOMMENDATIONS, "context", width + 1, config.num_recommended, False))
+    products = searches(network, counts, config, _live_choice(context))
     cores = context.spark.sparkContext.defaultParallelism
     nodes, bands = sum(counts[one] for one in network.outputs), config.lsh_bits // config.lsh.band_bits
     lines = [one.explain(cores) for one in products]
@@ -116,7 +108,7 @@ def explain(context: StageRun) -> str:
     return "\n".join(lines)
 
 
-def _live_choice(context: StageRun) -> dict[str, tuple[str, float | None, float]]:
+def _live_choice(context: StageRun) -> dict[str, Before]:
     """What the published run chose, by product: its id, the gap, the share of its items that was scored."""
     pointer = read_pointer(context.store, context.config.channel)
     if pointer is None or not context.store.exists(INDEX_CARD):

@@ -17,8 +17,7 @@ from pyspark.sql import SparkSession
 from walkbits.arrays.places import place_of
 from walkbits.config import Config
 from walkbits.errors import ConfigError
-from walkbits.forecast import forecast_day
-from walkbits.forecast import table as forecast_table
+from walkbits.forecast import explained, forecast_day
 from walkbits.index.export import Kind, Score
 from walkbits.ingest.queries import By, Choice
 from walkbits.ingest.sources import read_source
@@ -214,7 +213,7 @@ def day(
     ingest_graph.check_features(config)
     counts = ingest_graph.read_inputs(spark, config, ds or datetime.now(UTC).date()).counts()
     stages = forecast_day(counts, config, spark.sparkContext.defaultParallelism)
-    sys.stdout.write(f"{counts}\n\n{forecast_table(stages)}\n")
+    sys.stdout.write(f"{counts}\n\n{explained(stages)}\n")
 
 
 def ingest(spark: SparkSession, config: Config, **day: Unpack[Day]) -> None:

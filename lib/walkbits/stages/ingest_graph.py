@@ -76,7 +76,7 @@ class Inputs:
         """How much there is, rows that will be set aside included; distinct ids to about 2%.
 
         Raises:
-            EmptyInputError: no interactions in the run's window.
+            EmptyInputError: a source has no rows in the run's window.
         """
         pair = F.struct("item_id", "context_id")
         columns = [F.approx_count_distinct(one, 0.02) for one in ("item_id", "context_id", pair)]
@@ -84,8 +84,11 @@ class Inputs:
             counted = self.interactions.select(F.count(F.lit(1)), *columns).collect()
             rows, items, contexts, edges = counted[0]
             listed = {one: rows.count() for one, rows in self.nodes.items()}
-        if not rows:
-            raise EmptyInputError("interactions must have rows in the run's window, got none; widen it")
+        sizes = {"interactions": rows} | {SECTIONS[one]: count for one, count in listed.items()}
+        for section in (one for one, count in sizes.items() if not count):
+            raise EmptyInputError(
+                f"{section}: at least one row must be there for the day, got none; check the table and --ds"
+            )
         return Counts(listed.get("item", items), listed.get("context", contexts), rows, min(edges, rows))
 
     def judged_interactions(self) -> DataFrame:
