@@ -32,6 +32,7 @@ setup(
     install_requires=[
         f"pyspark=={V['PYSPARK_VERSION']}",
         f"delta-spark=={V['DELTA_VERSION']}",
+        f"deltalake{V['DELTALAKE_SPEC']}",
         f"graphframes-py=={V['GRAPHFRAMES_VERSION']}",
         f"torch{V['TORCH_SPEC']}",
         f"numpy{V['NUMPY_SPEC']}",
@@ -57,7 +58,6 @@ setup(
             f"pytest-xdist{V['PYTEST_XDIST_SPEC']}",
             f"chispa{V['CHISPA_SPEC']}",
             f"hypothesis{V['HYPOTHESIS_SPEC']}",
-            f"deltalake{V['DELTALAKE_SPEC']}",
             f"ruff{V['RUFF_SPEC']}",
             f"mypy{V['MYPY_SPEC']}",
             f"types-PyYAML{V['TYPES_PYYAML_SPEC']}",

@@ -43,6 +43,7 @@ _SIGNS: Final[tuple[tuple[str, type[WalkbitsError], str], ...]] = (
     ("Read-only file system", WalkbitsError, "the tables' storage must be writable; fix its mount"),
     ("java.lang.OutOfMemoryError", WalkbitsError, "raise --driver-memory or --executor-memory; run again"),
     ("FAILED_READ_FILE", InputError, _FILE_HINT),
+    ("[PATH_NOT_FOUND]", InputError, _FILE_HINT),
     ("could not verify page integrity", InputError, _FILE_HINT),
     ("CRC checksum verification failed", InputError, _FILE_HINT),
     ("DELTA_TRUNCATED_TRANSACTION_LOG", InputError, _LOG_HINT),

@@ -12,8 +12,10 @@ import deltalake
 import numpy as np
 import pyarrow as pa
 import pytest
+from delta.tables import DeltaTable
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 from reference.plain import packed
 from walkbits.errors import EmptyInputError
 from walkbits.schemas import (
@@ -27,7 +29,6 @@ from walkbits.schemas import (
     Column,
     Table,
 )
-from walkbits.tables.delta_log import DeltaLog
 from walkbits.tables.rows import Batches, Rows
 from walkbits.tables.store import Store
 
@@ -157,31 +158,25 @@ def test_every_row_is_read_once_however_files_are_split(
     assert scanned.schema == store.read(VECTORS).select("node_id", "features").schema
 
 
-def test_files_are_asked_for_again_only_after_another_commit(
-    store: Store, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked = []
-    ask = DeltaLog.plain_files
-
-    def counted(log: DeltaLog, predicate: str) -> tuple[int, dict[str, int] | None]:
-        asked.append(predicate)
-        return ask(log, predicate)
-
-    monkeypatch.setattr(DeltaLog, "plain_files", counted)
-
-    def scanned(run: str) -> list[int]:
-        return sorted(row[0] for row in store.scan(VECTORS, ("node_id",), run_id=run).to_frame().collect())
-
-    rows = frame_of(store, VECTORS, {}, [(i, packed([i])) for i in range(4)])
-    store.write_rows(VECTORS, [Rows.of(rows)], RUN)
-    assert scanned(RUN) == [0, 1, 2, 3]
-    assert not asked
-    assert scanned(OTHER) == scanned(OTHER) == []
-    assert len(asked) == 1
-    Store(spark, store.root).write_rows(VECTORS, [Rows.of(rows.where("node_id < 2"))], RUN)
-    assert scanned(RUN) == scanned(RUN) == [0, 1]
-    assert scanned(OTHER) == []
-    assert len(asked) == 3
+def test_few_files_of_a_run_are_read_as_they_are(spark: SparkSession, tmp_path: Path) -> None:
+    store = Store(spark, str(tmp_path / "a {root} [0-9]*?"))
+    rows = [("item" if i % 3 else "context", i, packed([i])) for i in range(10)]
+    for run in (RUN, "a=run.1", OTHER):
+        for layer in (1, 2):
+            frame = frame_of(store, REPRESENTATIONS, {"layer": layer}, rows[layer:]).repartition(2)
+            store.write(REPRESENTATIONS, frame, RUN, layer=layer)  # replaced, but for the last time
+            store.write_rows(REPRESENTATIONS, [Rows.of(frame)], run, layer=layer)
+    DeltaTable.forPath(spark, store.path(REPRESENTATIONS)).optimize().executeCompaction()
+    stored = spark.read.format("delta").load(store.path(REPRESENTATIONS)).select(*REPRESENTATIONS.names)
+    for where in ({"layer": 1}, {"layer": 2, "node_type": "context"}, {}, {"layer": 3}):
+        found = store.read(REPRESENTATIONS, run_id="a=run.1", **where)
+        assert "Delta" not in found._jdf.queryExecution().toString()
+        wanted = stored.where(F.col("run_id") == "a=run.1")
+        for name, value in where.items():
+            wanted = wanted.where(F.col(name) == value)
+        assert sorted(found.collect()) == sorted(wanted.collect())
+        assert (found.dtypes, bool(found.head())) == (wanted.dtypes, where != {"layer": 3})
+    assert "Delta" in store.read(REPRESENTATIONS)._jdf.queryExecution().toString()  # statistics skip files
 
 
 def test_a_scan_narrows_to_values_of_other_columns(store: Store) -> None:
@@ -211,6 +206,7 @@ def test_files_that_are_not_the_rows_are_left_to_spark(
     spark.sql(f"DELETE FROM {place} WHERE node_id = 3")
     scanned = store.scan(VECTORS, ("node_id",), run_id=RUN)
     assert not scanned.steps
+    assert store.read(VECTORS, run_id=RUN).count() == 5
     assert sorted(row.node_id for row in scanned.to_frame().collect()) == [0, 1, 2, 4, 5]
 
 

@@ -176,9 +176,8 @@ def find_run(store: Store, run_id: str | None, ds: date | None = None, label: st
                 f"--run-id must look like 20260131-0a1b2c3d-a1, got {run_id!r}; see the runs table"
             )
         where["run_id"] = run_id
-    # Of all runs, so without their configs, which `store.collect` would keep.
     columns = ("seq", "run_id", "ds", "inputs_fingerprint", "attempt", "state", "label")
-    rows = sorted(store.read(RUNS, **where).select(*columns).collect())
+    rows = sorted(store.collect(RUNS, columns, **where))
     states = {row["run_id"]: row["state"] for row in rows}
     found = [
         row
@@ -292,5 +291,5 @@ def read_log(store: Store, run_id: str) -> dict[str, Logged]:
 
 def metric(store: Store, run_id: str, stage: str, name: str) -> float | None:
     """A figure of a run, None when it was not measured."""
-    row = store.read(RUN_METRICS, run_id=run_id, stage=stage, metric=name).select("value").first()
-    return None if row is None else float(row[0])
+    rows = store.collect(RUN_METRICS, ("value",), run_id=run_id, stage=stage, metric=name)
+    return float(rows[0]["value"]) if rows else None

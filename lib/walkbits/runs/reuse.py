@@ -12,8 +12,6 @@ import logging
 from datetime import UTC, datetime
 from typing import Final
 
-from pyspark.sql import functions as F
-
 from walkbits.arrays.places import exists, read_bytes, write_bytes
 from walkbits.config import Config
 from walkbits.errors import ModelError
@@ -75,8 +73,8 @@ def _reusable(context: StageRun) -> str | None:
     config, store, run = context.config, context.store, context.run
     if config.retrain.every_days == 1:
         return None
-    live = store.read(PUBLICATIONS).where((F.col("channel") == LIVE) & (F.col("ds") <= F.lit(run.ds)))
-    published = live.orderBy(F.desc("seq")).first()
+    live = [row for row in store.collect(PUBLICATIONS, channel=LIVE) if row["ds"] <= run.ds]
+    published = max(live, key=lambda row: row["seq"], default=None)
     if published is None or published["run_id"] == run.run_id:
         return None
     folder = context.artifacts(MODEL, published["run_id"])

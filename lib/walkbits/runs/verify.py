@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
-from pyspark.sql import functions as F
-
 from walkbits.config import Config
 from walkbits.models.card import read_card
 from walkbits.runs.audit import committed, derived, differing
@@ -21,7 +19,7 @@ from walkbits.tables.store import Store, Written
 
 def verify_pointers(store: Store) -> Iterator[str]:
     """One sentence per thing that is wrong with the publications of all channels."""
-    rows = store.read(PUBLICATIONS).select("channel", "seq", "run_id", "prev_run_id").collect()
+    rows = store.collect(PUBLICATIONS, ("channel", "seq", "run_id", "prev_run_id"))
     channels: dict[str, list[tuple[int, str, str | None]]] = {}
     for row in sorted(rows, key=lambda row: (row["channel"], row["seq"])):
         channels.setdefault(row["channel"], []).append((row["seq"], row["run_id"], row["prev_run_id"]))
@@ -32,8 +30,8 @@ def verify_pointers(store: Store) -> Iterator[str]:
         elif [None, *(run_id for _, run_id, _ in shown)][:-1] != [before for _, _, before in shown]:
             yield f"publications of channel '{channel}' must each name the one before, got others"
     # The newest commit of a log leaves no hole when it is lost.
-    states = store.read(RUNS).where(F.col("state") == "published").select("run_id").distinct().collect()
-    lost = {row["run_id"] for row in states} - {row["run_id"] for row in rows}
+    published = {row["run_id"] for row in store.collect(RUNS, ("run_id",), state="published")}
+    lost = published - {row["run_id"] for row in rows}
     if lost:
         yield f"publications must name every run that was published, got none of {sorted(lost)}"
 
@@ -63,8 +61,7 @@ def verify_run(context: StageRun, pointer: Pointer) -> Iterator[str]:
 
 
 def _publication(store: Store, run_id: str, pointer: Pointer, outputs: list[Written]) -> Iterator[str]:
-    where = {"run_id": run_id, "seq": pointer.seq}
-    row = store.read(PUBLICATIONS, **where).select("rows", "sha").collect()[0]
+    (row,) = store.collect(PUBLICATIONS, ("rows", "sha"), run_id=run_id, seq=pointer.seq)
     rows = sum(one.rows for one in outputs)
     if (row["rows"], row["sha"]) != (rows, published_sha(outputs)):
         yield (
@@ -75,8 +72,8 @@ def _publication(store: Store, run_id: str, pointer: Pointer, outputs: list[Writ
 
 def _settings_of(store: Store, config: Config, run_id: str) -> Config:
     """The configuration with what the run's own codes and buckets were made by."""
-    row = store.read(RUNS, run_id=run_id).orderBy("seq").select("config").first()
-    if row is None:
+    rows = store.collect(RUNS, ("seq", "config"), run_id=run_id)
+    if not rows:
         return config
-    stored = json.loads(row["config"])
+    stored = json.loads(min(rows)["config"])
     return config.model_copy(update={"index": Index.model_validate(stored["index"]), "seed": stored["seed"]})

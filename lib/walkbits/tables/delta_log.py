@@ -1,6 +1,7 @@
-"""A Delta table's log, through Delta's own classes: which files a partition has, and a commit of new ones.
+"""A Delta table's log: which files a partition has, and a commit of new ones.
 
-Delta's Python API takes frames only. All use of Delta beyond it is here.
+Commits go through Delta's own classes, since its Python API takes frames only; all use of them is here. What
+a table on local disk holds delta-rs says, in milliseconds: Delta itself runs Spark jobs for each question.
 """
 
 from __future__ import annotations
@@ -13,8 +14,13 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote, unquote
 
+import deltalake
+import pyarrow as pa
+import pyarrow.compute as pc
+from deltalake.exceptions import DeltaError
 from py4j.protocol import Py4JJavaError
 from pyspark.sql import SparkSession
+from pyspark.sql.types import StructType
 
 from walkbits.tables.parquet import WrittenFile
 
@@ -98,23 +104,38 @@ class DeltaLog:
         """The table's folder without a scheme."""
         return str(self._jvm.org.apache.hadoop.fs.Path(self.path).toUri().getPath())
 
-    def plain_files(self, predicate: str) -> tuple[int, dict[str, int] | None]:
-        """The table's version now, and by absolute path the bytes of a partition's files.
+    def columns(self) -> StructType | None:
+        """Of the table on local disk, None where there is none or only Delta can say."""
+        table = self._opened()
+        return None if table is None else StructType.fromJson(json.loads(table.schema().to_json()))
+
+    def plain_files(self, partition: Mapping[str, Any]) -> dict[str, int] | None:
+        """By absolute path the bytes of a partition's files in a table on local disk.
 
         None where their rows are not the table's as they are: some are deleted by a vector, columns go by
-        other names, or files are stored elsewhere, as after a shallow clone.
+        other names, or files are stored elsewhere, as after a shallow clone; and where only Delta can say.
         """
-        snapshot = self._updated()
-        version = int(snapshot.version())
-        if snapshot.columnMappingMode().name() != "none":
-            return version, None
-        root, files = self.local_path(), {}
-        for file in _each(snapshot.filesForScan(self._seq([self._parsed(predicate)]), False).files()):
-            name = unquote(file.path())
-            if file.deletionVector() is not None or name.startswith("/") or "://" in name:
-                return version, None
-            files[f"{root}/{name}"] = int(file.size())
-        return version, files
+        table = self._opened()
+        if table is None or table.protocol().min_reader_version > 1:
+            return None
+        files = pa.table(table.get_add_actions(flatten=True))
+        if not files.num_rows:  # then it has no columns of partitions
+            return {}
+        for name, value in partition.items():
+            column = files[f"partition.{name}"]
+            files = files.filter(pc.equal(column, pa.scalar(value, column.type)))
+        names, sizes = [unquote(name) for name in files["path"].to_pylist()], files["size_bytes"].to_pylist()
+        if any(name.startswith("/") or "://" in name for name in names):
+            return None
+        root = self.local_path()
+        return {f"{root}/{name}": size for name, size in zip(names, sizes, strict=True)}
+
+    def _opened(self) -> deltalake.DeltaTable | None:
+        """By delta-rs; None where it cannot, which leaves it to Delta to read, or to say what is wrong."""
+        try:
+            return deltalake.DeltaTable(self.local_path())
+        except DeltaError:
+            return None
 
     def begin(self, app: str, folders: Sequence[str]) -> Transaction:
         """A transaction that reads the newest number of `app`, which writes to `folders` only.

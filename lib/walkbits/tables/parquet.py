@@ -8,10 +8,12 @@ Which files a table has, and which it gets, stays Delta's business (tables.store
 from __future__ import annotations
 
 import json
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import reduce
 from itertools import pairwise
+from operator import and_
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, Final
 from urllib.parse import quote, unquote
@@ -19,9 +21,11 @@ from urllib.parse import quote, unquote
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pyarrow import dataset
 from pyspark import TaskContext
 
 from walkbits.arrays.places import unique_name
+from walkbits.errors import InputError
 from walkbits.schemas import Table
 from walkbits.tables.digest import row_digests
 from walkbits.tables.fingerprints import Digests, hashed_columns
@@ -244,6 +248,34 @@ def arrow_schema(table: Table, without: Container[str] = ()) -> pa.Schema:
             if one.name not in without
         ]
     )
+
+
+def read_files(table: Table, files: Iterable[str], root: str, where: Mapping[str, Any]) -> pa.Table:
+    """The rows of some files of a table that have some values, for the driver.
+
+    Args:
+        root: The table's folder, below which names of folders hold the partition columns.
+
+    Raises:
+        InputError: a file is gone or damaged.
+    """
+    schema = arrow_schema(table)
+    options = dataset.ParquetFragmentScanOptions(page_checksum_verification=True)
+    kind = dataset.ParquetFileFormat(
+        read_options=dataset.ParquetReadOptions(coerce_int96_timestamp_unit="us"),
+        default_fragment_scan_options=options,
+    )
+    folders = dataset.partitioning(
+        pa.schema([schema.field(name) for name in table.partition_by]), flavor="hive"
+    )
+    wanted = [pc.field(name) == pa.scalar(value, schema.field(name).type) for name, value in where.items()]
+    try:
+        rows = dataset.dataset(list(files), schema, kind, partitioning=folders, partition_base_dir=root)
+        return rows.to_table(schema.names, filter=reduce(and_, wanted) if wanted else None)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise InputError(
+            f"{table.name}: a data file must be whole, got {error}; see 'Repair' in docs/operations.md"
+        ) from error
 
 
 def write_file(root: str, folder: str, rows: pa.Table, table: Table, fixed: Mapping[str, Any]) -> WrittenFile:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 from pyspark.sql import DataFrame, Observation
@@ -56,14 +56,6 @@ class Written:
 
 
 @dataclass(frozen=True)
-class _Files:
-    """Files (absolute path -> bytes; None: not to be read as they are) of partitions at a table's version."""
-
-    version: int
-    files: dict[str, Mapping[str, int] | None]
-
-
-@dataclass(frozen=True)
 class Store(Tables):
     """The tables under `root`, one partition of a run after the other.
 
@@ -72,7 +64,6 @@ class Store(Tables):
     """
 
     split_bytes: int = SPLIT_BYTES
-    _files: dict[str, _Files] = field(default_factory=dict, compare=False)
 
     def scratch(self, run_id: str) -> str:
         """Folder for what Spark writes on the way to a run's tables."""
@@ -123,9 +114,7 @@ class Store(Tables):
             names: Columns that are no partition columns.
             where: A value for every partition column, and for others at will.
         """
-        files = None
-        if self.exists(table) and self.log(table).on_local_disk():
-            files = self._plain_files(table, predicate({name: where[name] for name in table.partition_by}))
+        files = self.plain_files(table, where) if self.exists(table) else None
         if files is None:
             return Rows.of(self.read(table, **where).select(*names))
         splits = split_files(files, self.spark.sparkContext.defaultParallelism, self.split_bytes)
@@ -133,18 +122,6 @@ class Store(Tables):
         numbers = self.spark.range(0, len(splits), 1, max(1, len(splits)))
         schema = StructType([table.schema[name] for name in names])
         return Rows.of(numbers).then(ReadSplits(splits, tuple(names), within).run, schema)
-
-    def _plain_files(self, table: Table, place: str) -> Mapping[str, int] | None:
-        """As the log has it. What this store has asked or committed, and nobody has changed since, it does
-        not ask again: to answer, Delta reads the table's whole state.
-        """
-        log, known = self.log(table), self._files.get(table.name)
-        if known is None or known.version != log.version() or place not in known.files:
-            version, files = log.plain_files(place)
-            if known is None or known.version != version:
-                known = self._files[table.name] = _Files(version, {})
-            known.files[place] = files
-        return known.files[place]
 
     def write_rows(
         self, table: Table, parts: Sequence[Rows], run_id: str, allow_empty: bool = False, **partition: Any
@@ -165,7 +142,7 @@ class Store(Tables):
         """
         self.ensure(table)
         fixed = {RUN_ID.name: run_id, **partition}
-        if not self.log(table).on_local_disk():
+        if not self.on_local_disk:
             return self.write(table, union_of(parts), run_id, allow_empty, **partition)
         transaction, number = self._begin(table, predicate(fixed), [folder_of(fixed)], run_id)
         files = self._written_files(table, parts, folder_of(fixed), fixed)
@@ -177,9 +154,6 @@ class Store(Tables):
             nothing = self.spark.createDataFrame([], table.schema)
             return self.write(table, nothing, run_id, allow_empty, **partition)
         version = self._replace(table, transaction, predicate(fixed), files, number, run_id)
-        root = self.log(table).local_path()
-        sizes = {f"{root}/{file.path}": file.bytes for file in files}
-        self._files[table.name] = _Files(version, {predicate(fixed): sizes})
         return Written(
             output=output_name(table, partition),
             rows=rows,
@@ -200,7 +174,7 @@ class Store(Tables):
         """
         self.ensure(table)
         fixed = {RUN_ID.name: run_id, by: tuple(of)}
-        if not self.log(table).on_local_disk():
+        if not self.on_local_disk:
             self.write(table, self.local(table, rows), run_id, allow_empty=False, **{by: tuple(of)})
             return
         partitions = [{RUN_ID.name: run_id, by: value} for value in of]

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pyarrow as pa
-import pyarrow.compute as pc
 from delta.tables import DeltaTable
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, Row, SparkSession
@@ -17,11 +17,14 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
 
 from walkbits.faults import hit
-from walkbits.schemas import SEQ, Table
+from walkbits.schemas import RUN_ID, SEQ, Table
 from walkbits.tables.commits import Commits
 from walkbits.tables.declared import check_columns
 from walkbits.tables.delta_log import DeltaLog
-from walkbits.tables.parquet import arrow_schema, write_file
+from walkbits.tables.parquet import arrow_schema, read_files, write_file
+
+_FEW_FILES: Final = 32
+"""Of more files Spark would look for their sizes in a job of its own."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +46,16 @@ class Tables:
     spark: SparkSession
     root: str
     _known: set[str] = field(default_factory=set, compare=False)
-    _rows: dict[tuple[str, tuple[tuple[str, Any], ...]], _Rows] = field(default_factory=dict, compare=False)
+    _rows: dict[tuple[str, str], _Rows] = field(default_factory=dict, compare=False)
     commits: Commits = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "commits", Commits(self.root))
+
+    @cached_property
+    def on_local_disk(self) -> bool:
+        """Whether hosts reach the tables' files by their path."""
+        return DeltaLog(self.spark, self.below("")).on_local_disk()
 
     def path(self, table: Table) -> str:
         """Where the table is stored."""
@@ -67,10 +75,13 @@ class Tables:
         Raises:
             InputError: the table stored there has other columns, as one of an older version may.
         """
-        if table.name not in self._known and DeltaTable.isDeltaTable(self.spark, self.path(table)):
-            stored = self.spark.read.format("delta").load(self.path(table)).schema
-            check_columns(table, stored, self.path(table))
-            self._known.add(table.name)
+        if table.name not in self._known:
+            stored = self.log(table).columns() if self.on_local_disk else None
+            if stored is None and DeltaTable.isDeltaTable(self.spark, self.path(table)):
+                stored = self._delta(table).schema
+            if stored is not None:
+                check_columns(table, stored, self.path(table))
+                self._known.add(table.name)
         return table.name in self._known
 
     def ensure(self, table: Table) -> None:
@@ -98,14 +109,33 @@ class Tables:
     def read(self, table: Table, **where: Any) -> DataFrame:
         """The named columns of a table, narrowed to equal values (`run_id=...`, `layer=1`).
 
-        A table that does not exist yet reads as empty.
+        A table that does not exist yet reads as empty. Few files of a run on local disk are read as they are:
+        Delta runs two or three jobs to find them.
         """
-        if not self.exists(table):
-            return self.spark.createDataFrame([], table.schema)
-        frame = self.spark.read.format("delta").load(self.path(table))
+        files = self.plain_files(table, where) if self.exists(table) else {}
+        if not files and files is not None:
+            return self.spark.createDataFrame(arrow_schema(table).empty_table(), table.schema)
+        if files is None or RUN_ID.name not in where or len(files) > _FEW_FILES:
+            frame = self._delta(table)
+        else:
+            reader = self.spark.read.schema(table.schema).option("basePath", self.log(table).local_path())
+            frame = reader.option("__globPaths__", "false").parquet(*files)
         for name, value in where.items():
             frame = frame.where(F.col(name) == F.lit(value))
         return frame.select(*table.names)
+
+    def plain_files(self, table: Table, where: Mapping[str, Any]) -> Mapping[str, int] | None:
+        """Files (absolute path -> bytes) that hold the rows with some values of partition columns.
+
+        None where only Delta can read the rows; see `DeltaLog.plain_files`.
+        """
+        if not self.on_local_disk:
+            return None
+        partition = {name: value for name, value in where.items() if name in table.partition_by}
+        return self.log(table).plain_files(partition)
+
+    def _delta(self, table: Table) -> DataFrame:
+        return self.spark.read.format("delta").load(self.path(table))
 
     def append(self, table: Table, rows: Sequence[Mapping[str, Any]], **options: Any) -> None:
         """Append a few rows made by the driver (logs, the pointer).
@@ -122,34 +152,34 @@ class Tables:
             if SEQ in table.columns:
                 seq = log.version() + 1
                 rows = [{SEQ.name: seq, **row} for row in rows]
-            if options or not log.on_local_disk():
+            if options or not self.on_local_disk:
                 writer = self.local(table, rows).coalesce(1).write.format("delta").mode("append")
                 writer.options(**options).save(self.path(table))
             else:
-                local = local_rows(table, rows)
-                self._follow(table, log.append(write_file(log.local_path(), "", local, table, {})), local)
+                log.append(write_file(log.local_path(), "", local_rows(table, rows), table, {}))
         hit(f"{table.name}.appended")
 
-    def _follow(self, table: Table, version: int, rows: pa.Table) -> None:
-        """What `collect` knows of a table, with the rows of this driver's commit."""
-        for (of, where), known in self._rows.items():
-            if of == table.name and known.version == version - 1:
-                self._rows[of, where] = _Rows(version, pa.concat_tables([known.rows, _narrowed(rows, where)]))
-
-    def collect(self, table: Table, **where: Any) -> list[Row]:
+    def collect(self, table: Table, columns: Sequence[str] | None = None, **where: Any) -> list[Row]:
         """`read`, of a log table's few rows, on the driver.
 
-        They are read once: of its own commits the driver knows the rows, and after one of another it reads
-        again. Each read is a query and one of the table's state.
+        From a store they are read again only after a commit: a read is a query and one of the table's state.
         """
         if not self.exists(table):
             return []
-        version, key = self.log(table).version(), (table.name, tuple(sorted(where.items())))
-        known = self._rows.get(key)
-        if known is None or known.version != version:
-            rows = self.read(table, **where).toArrow().cast(arrow_schema(table))
-            known = self._rows[key] = _Rows(version, rows)
-        return [Row(**row) for row in known.rows.to_pylist()]
+        schema = arrow_schema(table)
+        if columns is not None:
+            schema = pa.schema([schema.field(name) for name in columns])
+        files = self.plain_files(table, where)
+        if files is not None:
+            rows = read_files(table, files, self.log(table).local_path(), where).select(schema.names)
+        else:
+            version, key = self.log(table).version(), (table.name, f"{columns} {sorted(where.items())}")
+            known = self._rows.get(key)
+            if known is None or known.version != version:
+                arrow = self.read(table, **where).select(*schema.names).toArrow().cast(schema)
+                known = self._rows[key] = _Rows(version, arrow)
+            rows = known.rows
+        return [Row(**row) for row in rows.to_pylist()]
 
     def local(self, table: Table, rows: Sequence[Mapping[str, Any]]) -> DataFrame:
         """A frame of a few rows made by the driver."""
@@ -163,13 +193,6 @@ def local_rows(table: Table, rows: Sequence[Mapping[str, Any]], without: Contain
     """Rows of the driver as the table's columns."""
     schema = arrow_schema(table, without)
     return pa.table([pa.array([row[one.name] for row in rows], one.type) for one in schema], schema)
-
-
-def _narrowed(rows: pa.Table, where: Sequence[tuple[str, Any]]) -> pa.Table:
-    """Those that have some values."""
-    for name, value in where:
-        rows = rows.filter(pc.equal(rows.column(name), pa.scalar(value, rows.schema.field(name).type)))
-    return rows
 
 
 def utc_now() -> datetime:
