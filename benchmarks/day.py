@@ -49,8 +49,8 @@ from walkbits.stages.build_neighborhoods import GRAPH
 from walkbits.stages.daily import DAILY, open_day, run_daily
 from walkbits.stages.ingest_graph import read_inputs
 from walkbits.stages.publish_run import publish
+from walkbits.training.arrays import TrainingData
 from walkbits.training.embed import embed
-from walkbits.training.feeders import TrainingData
 from walkbits.training.loop import train
 from walkbits.types import F32, I32, Relation
 from walkbits.walks.kernel import neighborhoods_of

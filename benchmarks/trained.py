@@ -24,9 +24,9 @@ from walkbits.models.base import NO_SHAPES, ModelSettings, Shapes
 from walkbits.network.declaration import TABLE, Network
 from walkbits.network.subgraphs import Neighborhoods
 from walkbits.settings import Training, Walks
+from walkbits.training.arrays import TrainingData
 from walkbits.training.embed import embed
 from walkbits.training.examples import Examples, pairs_in
-from walkbits.training.feeders import TrainingData
 from walkbits.training.loop import train
 from walkbits.training.negatives import HardNegatives, Partners, hard_negatives_of
 from walkbits.types import F32, I32, NodeType, Relation

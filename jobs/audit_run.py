@@ -6,7 +6,6 @@ import argparse
 import sys
 
 from walkbits.cli import add_run_flags, job_parser, run_job
-from walkbits.stages.daily import audit_run
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -18,7 +17,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Audit the run; returns the exit code."""
-    return run_job(build_parser(), argv, audit_run)
+    return run_job(build_parser(), argv, "walkbits.stages.daily:audit_run")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ import argparse
 import sys
 
 from walkbits.cli import add_day_flags, job_parser, run_job
-from walkbits.stages.daily import evaluate
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -23,7 +22,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Evaluate; prints the figures and returns the exit code."""
-    return run_job(build_parser(), argv, lambda *day, **flags: sys.stdout.write(evaluate(*day, **flags)))
+    return run_job(build_parser(), argv, "walkbits.stages.daily:evaluate")
 
 
 if __name__ == "__main__":

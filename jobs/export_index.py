@@ -10,7 +10,6 @@ import sys
 
 from walkbits.cli import job_parser, run_job
 from walkbits.index.export import KINDS, SCORES
-from walkbits.stages.daily import export_index
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -27,7 +26,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Export; returns the exit code."""
-    return run_job(build_parser(), argv, export_index)
+    return run_job(build_parser(), argv, "walkbits.stages.daily:export_index")
 
 
 if __name__ == "__main__":

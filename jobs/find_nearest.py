@@ -18,7 +18,6 @@ import sys
 
 from walkbits.cli import job_parser, run_job
 from walkbits.ingest.queries import KINDS
-from walkbits.stages.daily import find_nearest
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -50,7 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Search; returns the exit code."""
-    return run_job(build_parser(), argv, find_nearest)
+    return run_job(build_parser(), argv, "walkbits.stages.daily:find_nearest")
 
 
 if __name__ == "__main__":

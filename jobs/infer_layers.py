@@ -11,10 +11,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from functools import partial
 
 from walkbits.cli import add_explain_flag, add_run_flags, job_parser, run_job
-from walkbits.stages.daily import run_stage
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -27,7 +25,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the stage; returns the exit code."""
-    return run_job(build_parser(), argv, partial(run_stage, name="infer_layers"))
+    return run_job(build_parser(), argv, "walkbits.stages.daily:run_stage", name="infer_layers")
 
 
 if __name__ == "__main__":

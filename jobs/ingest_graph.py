@@ -6,7 +6,6 @@ import argparse
 import sys
 
 from walkbits.cli import add_day_flags, job_parser, run_job
-from walkbits.stages.daily import ingest
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -18,7 +17,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Open the run of these inputs and ingest it; returns the exit code."""
-    return run_job(build_parser(), argv, ingest)
+    return run_job(build_parser(), argv, "walkbits.stages.daily:ingest")
 
 
 if __name__ == "__main__":

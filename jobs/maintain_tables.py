@@ -6,7 +6,6 @@ import argparse
 import sys
 
 from walkbits.cli import job_parser, run_job
-from walkbits.stages.daily import maintain_tables
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -16,7 +15,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Maintain; returns the exit code."""
-    return run_job(build_parser(), argv, maintain_tables)
+    return run_job(build_parser(), argv, "walkbits.stages.daily:maintain_tables")
 
 
 if __name__ == "__main__":

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from functools import partial
 
 from walkbits.cli import add_run_flags, job_parser, run_job
-from walkbits.stages.daily import run_stage
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -19,7 +17,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Write the run's graph_profile; returns the exit code."""
-    return run_job(build_parser(), argv, partial(run_stage, name="profile_graph"))
+    return run_job(build_parser(), argv, "walkbits.stages.daily:run_stage", name="profile_graph")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ import argparse
 import sys
 
 from walkbits.cli import add_publish_flags, add_run_flags, job_parser, run_job
-from walkbits.stages.daily import publish_run
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -19,7 +18,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Publish the run; returns the exit code."""
-    return run_job(build_parser(), argv, publish_run)
+    return run_job(build_parser(), argv, "walkbits.stages.daily:publish_run")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ import argparse
 import sys
 
 from walkbits.cli import job_parser, run_job
-from walkbits.stages.daily import rollback_run
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -20,7 +19,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Roll back; returns the exit code."""
-    return run_job(build_parser(), argv, rollback_run)
+    return run_job(build_parser(), argv, "walkbits.stages.daily:rollback_run")
 
 
 if __name__ == "__main__":

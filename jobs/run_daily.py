@@ -10,7 +10,6 @@ import argparse
 import sys
 
 from walkbits.cli import add_day_flags, add_explain_flag, add_publish_flags, job_parser, run_job
-from walkbits.stages.daily import day
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -24,7 +23,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the day; returns the exit code."""
-    return run_job(build_parser(), argv, day)
+    return run_job(build_parser(), argv, "walkbits.stages.daily:day")
 
 
 if __name__ == "__main__":

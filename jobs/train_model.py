@@ -6,7 +6,6 @@ import argparse
 import sys
 
 from walkbits.cli import add_run_flags, job_parser, run_job
-from walkbits.stages.daily import train
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -22,7 +21,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the stage; returns the exit code."""
-    return run_job(build_parser(), argv, train)
+    return run_job(build_parser(), argv, "walkbits.stages.daily:train")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ import argparse
 import sys
 
 from walkbits.cli import add_day_flags, job_parser, run_job
-from walkbits.stages.validate_inputs import validate
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -22,7 +21,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Report, and open the run of these inputs; returns the exit code."""
-    return run_job(build_parser(), argv, validate)
+    return run_job(build_parser(), argv, "walkbits.stages.validate_inputs:validate")
 
 
 if __name__ == "__main__":

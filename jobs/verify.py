@@ -6,7 +6,6 @@ import argparse
 import sys
 
 from walkbits.cli import job_parser, run_job
-from walkbits.stages.daily import verify
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -16,7 +15,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Verify; returns the exit code."""
-    return run_job(build_parser(), argv, verify, writes=False)
+    return run_job(build_parser(), argv, "walkbits.stages.daily:verify", writes=False)
 
 
 if __name__ == "__main__":

@@ -9,16 +9,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime
+from importlib import import_module
 from typing import Any, Final, NoReturn
 
 import yaml
 
 from walkbits.arrays.places import check_reachable
-from walkbits.config import Config, without_credentials
+from walkbits.config import Config, artifacts_of, without_credentials
 from walkbits.config_file import load_config, parse_yaml
 from walkbits.errors import ConfigError
-from walkbits.runs.stage import artifacts_of
 from walkbits.session import get_session
 from walkbits.spark_errors import recognised
 from walkbits.tables.commits import check_exclusion, check_writable
@@ -133,15 +134,18 @@ def config_from(args: argparse.Namespace) -> Config:
 def run_job(
     parser: argparse.ArgumentParser,
     argv: list[str] | None,
-    body: Callable[..., object],
+    body: str | Callable[..., object],
     *,
     writes: bool = True,
+    **fixed: Any,
 ) -> int:
-    """Parse, load, start Spark, run the body; turn a WalkbitsError into its exit code.
+    """Parse, load, start Spark, run the body, print its text; turn a WalkbitsError into its exit code.
 
     Args:
-        body: Called with the session, the config and, by their names, the flags beyond those of `job_parser`.
+        body: Called with the session, the config and, by their names, the flags beyond those of `job_parser`;
+            as `module:function` it is imported while Spark starts, which takes as long.
         writes: Otherwise the root may be one that can only be read.
+        **fixed: Further arguments of the body.
 
     Returns:
         The process's exit code: 0, or that of the error's class (see errors.py).
@@ -158,16 +162,27 @@ def run_job(
         if writes:
             check_writable(config.root)
             check_reachable(artifacts_of(config))
-        spark = get_session(parser.prog.split("/")[-1].removesuffix(".py"))
+        with ThreadPoolExecutor(1) as beside:
+            called = beside.submit(_imported, body)
+            spark = get_session(parser.prog.split("/")[-1].removesuffix(".py"))
         try:
             if writes:
                 check_exclusion(spark, config.root, config.single_driver)
-            body(spark, config, **flags)
+            said = called.result()(spark, config, **fixed, **flags)
+            if isinstance(said, str):
+                sys.stdout.write(said)
         finally:
             spark.stop()
 
     _die_with_parent()
     return exit_code(work)
+
+
+def _imported(body: str | Callable[..., object]) -> Callable[..., object]:
+    if not isinstance(body, str):
+        return body
+    module, function = body.split(":")
+    return getattr(import_module(module), function)  # type: ignore[no-any-return]
 
 
 def exit_code(work: Callable[[], object]) -> int:

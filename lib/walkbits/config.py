@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, NonNegativeInt, SerializeAsAny, model_validator
 
+from walkbits.arrays.places import Place, place_of
 from walkbits.input_settings import Contexts, Impressions, Interactions, Items, NodeTable
 from walkbits.models import DEFAULT, architectures, parse_model
 from walkbits.models.base import NO_SHAPES, ModelSettings
@@ -132,3 +134,14 @@ def deciding(config: Config) -> dict[str, Any]:
 def without_credentials(text: str) -> str:
     """A text with the user and password of its URIs left out."""
     return _CREDENTIALS.sub("", text)
+
+
+def artifacts_of(config: Config) -> Place:
+    """Where the plain files of all runs are stored.
+
+    Roots that name one folder for `artifacts` have a part of it each: their runs may have the same ids.
+    """
+    if config.artifacts is None:
+        return place_of(f"{config.root.rstrip('/')}/_artifacts")
+    root = str(place_of(config.root)).rstrip("/")
+    return place_of(config.artifacts) / hashlib.sha256(root.encode()).hexdigest()[:12]

@@ -7,9 +7,8 @@ from pathlib import Path
 
 from pyspark.sql import SparkSession
 from support import world
-from walkbits.config import Config
+from walkbits.config import Config, artifacts_of
 from walkbits.runs.log import Run, newest_state, record_state
-from walkbits.runs.stage import artifacts_of
 from walkbits.settings import Maintenance
 from walkbits.stages.maintain_tables import maintain
 from walkbits.tables.store import Store

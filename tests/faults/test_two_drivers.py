@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 from support.days import DAY, NEXT_DAY, Day, day_of
 from walkbits.arrays.mapped import files_of
+from walkbits.config import artifacts_of
 from walkbits.errors import AuditError, InputError, LostRaceError
 from walkbits.runs import collect
 from walkbits.runs.lease import leased
 from walkbits.runs.log import find_run, newest_state
-from walkbits.runs.stage import StageRun, artifacts_of, execute
+from walkbits.runs.stage import StageRun, execute
 from walkbits.schemas import PUBLICATIONS, RELATED, RUNS
 from walkbits.settings import Maintenance
 from walkbits.stages import daily

@@ -10,8 +10,8 @@ from walkbits.models import architectures, parse_model
 from walkbits.models.base import ModelSettings, Shapes
 from walkbits.network.declaration import Dense, Linear, Network, Update
 from walkbits.network.subgraphs import Neighborhoods
+from walkbits.training.arrays import TrainingData
 from walkbits.training.examples import Examples
-from walkbits.training.feeders import TrainingData
 from walkbits.types import NodeType
 
 Rows = list[tuple[list[int], list[int]]]

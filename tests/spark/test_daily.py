@@ -19,7 +19,7 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 from support import world
 from walkbits.arrays.mapped import files_of, folder_digest
-from walkbits.config import Config
+from walkbits.config import Config, artifacts_of
 from walkbits.errors import (
     AuditError,
     ConfigError,
@@ -31,7 +31,7 @@ from walkbits.errors import (
     WalkbitsError,
 )
 from walkbits.runs.log import find_run, logged_stages
-from walkbits.runs.stage import StageRun, artifacts_of, execute
+from walkbits.runs.stage import StageRun, execute
 from walkbits.schemas import (
     EMBEDDINGS,
     EVALUATION,

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from walkbits.config import Config
-from walkbits.runs.stage import artifacts_of
+from walkbits.config import Config, artifacts_of
 
 
 def place(root: str, artifacts: str | None = "/shared/artifacts") -> str:

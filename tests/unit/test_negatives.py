@@ -19,8 +19,8 @@ from walkbits.models.pinsage import PinSage
 from walkbits.network.subgraphs import Neighborhoods
 from walkbits.stages.train_model import mapped_graph
 from walkbits.training import objectives
+from walkbits.training.arrays import TrainingData
 from walkbits.training.examples import Examples
-from walkbits.training.feeders import TrainingData
 from walkbits.training.loop import Trained, train
 from walkbits.training.negatives import HardNegatives, Partners, hard_negatives_of
 

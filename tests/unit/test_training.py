@@ -27,9 +27,10 @@ from walkbits.network.declaration import Input, Network, Output, Update
 from walkbits.network.module import Module
 from walkbits.network.subgraphs import Neighborhoods, SubgraphBuilder
 from walkbits.settings import HardNegatives, Training
+from walkbits.training.arrays import TrainingData
 from walkbits.training.embed import embed as embed_all
 from walkbits.training.examples import Examples
-from walkbits.training.feeders import _ORDER_TAG, Feeder, TrainingData
+from walkbits.training.feeders import _ORDER_TAG, Feeder
 from walkbits.training.loop import Trained, train
 from walkbits.training.objectives import (
     Embedded,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,7 +14,7 @@ from pyspark.sql import SparkSession
 
 from walkbits.arrays.mapped import folder_digest
 from walkbits.arrays.places import Place, place_of, remove, unique_name
-from walkbits.config import Config
+from walkbits.config import Config, artifacts_of
 from walkbits.errors import InputError, LostRaceError
 from walkbits.faults import hit
 from walkbits.forecast import Forecast
@@ -45,17 +44,6 @@ LOG = logging.getLogger("walkbits")
 
 _ARTIFACT = "artifacts/"
 _SCRATCH = "scratch"
-
-
-def artifacts_of(config: Config) -> Place:
-    """Where the plain files of all runs are stored.
-
-    Roots that name one folder for `artifacts` have a part of it each: their runs may have the same ids.
-    """
-    if config.artifacts is None:
-        return place_of(f"{config.root.rstrip('/')}/_artifacts")
-    root = str(place_of(config.root)).rstrip("/")
-    return place_of(config.artifacts) / hashlib.sha256(root.encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True)

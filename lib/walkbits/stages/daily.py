@@ -15,7 +15,7 @@ from typing import Any, Final, Literal, TypedDict, Unpack
 from pyspark.sql import SparkSession
 
 from walkbits.arrays.places import place_of
-from walkbits.config import Config
+from walkbits.config import Config, artifacts_of
 from walkbits.errors import ConfigError
 from walkbits.forecast import explained, forecast_day
 from walkbits.index.export import Kind, Score
@@ -35,7 +35,7 @@ from walkbits.runs.log import (
 )
 from walkbits.runs.pointer import check_forward, read_pointer
 from walkbits.runs.report import write_report
-from walkbits.runs.stage import Stage, StageRun, artifacts_of, execute
+from walkbits.runs.stage import Stage, StageRun, execute
 from walkbits.stages import (
     build_features,
     build_index,

@@ -7,7 +7,7 @@ import logging
 import numpy as np
 
 from walkbits.arrays.places import Place
-from walkbits.config import Config
+from walkbits.config import Config, artifacts_of
 from walkbits.errors import ConfigError, InputError
 from walkbits.index.codes import vectors
 from walkbits.index.export import QUERIES, Kind, Score, faiss_codes, index_of, write_export
@@ -16,7 +16,6 @@ from walkbits.models.card import read_card
 from walkbits.network.arithmetic import supported
 from walkbits.runs.pointer import read_pointer
 from walkbits.runs.reuse import MODEL
-from walkbits.runs.stage import artifacts_of
 from walkbits.schemas import CODES, EMBEDDINGS, ITEM, NODES
 from walkbits.tables.store import Store
 

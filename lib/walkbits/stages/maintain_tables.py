@@ -6,13 +6,12 @@ import logging
 from contextlib import ExitStack
 
 from walkbits.arrays.places import remove
-from walkbits.config import Config
+from walkbits.config import Config, artifacts_of
 from walkbits.errors import LostRaceError
 from walkbits.faults import hit
 from walkbits.runs import collect
 from walkbits.runs.lease import leased
 from walkbits.runs.log import find_run, record_states
-from walkbits.runs.stage import artifacts_of
 from walkbits.tables.store import Store
 
 LOG = logging.getLogger("walkbits")

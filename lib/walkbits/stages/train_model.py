@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from typing import Final
 
 import numpy as np
@@ -25,6 +27,8 @@ from walkbits.runs.stage import Stage, StageRun, stage_key
 from walkbits.schemas import EDGES, FEATURES, NEIGHBORHOODS
 from walkbits.stages.build_neighborhoods import GRAPH, forecast_of
 from walkbits.tables.store import Written
+from walkbits.training import arrays
+from walkbits.training.arrays import read_training_data
 from walkbits.training.examples import training_pairs
 from walkbits.types import NodeType
 from walkbits.walks.plan import plan_walks
@@ -59,24 +63,26 @@ def num_parameters(card: Card) -> int:
 
 def _train(context: StageRun) -> list[Written]:
     """Train on the run's own graph and save weights and card."""
-    # torch takes seconds to load: the one stage that needs it pays, and only on a day that trains
-    from walkbits.training.arrays import read_training_data
-    from walkbits.training.checkpoints import Checkpoints
-    from walkbits.training.loop import train
-
     config, run_id = context.config, context.run_id
 
     def report(line: str) -> None:
         LOG.info("stage=%s run=%s %s", STAGE.name, run_id, line)
 
-    decided_by = {"settings": reuse.training_hash(config), "data": _inputs(context)}
-    checkpoints = Checkpoints(
-        context.artifacts(_CHECKPOINTS), decided_by, config.training.checkpoint_seconds, report
-    )
     csr = BipartiteCsr.open(context.artifacts(GRAPH))
     network = config.model.network(shapes_of(context, csr))
     with context.scratch("training") as scratch:
-        write_arrays(context, network, csr, scratch)
+        # torch takes seconds to load: only a day that trains pays, and while executors write the arrays
+        with ThreadPoolExecutor(1) as beside:
+            torch = beside.submit(import_module, "torch.optim")
+            write_arrays(context, network, csr, scratch)
+        torch.result()
+        from walkbits.training.checkpoints import Checkpoints
+        from walkbits.training.loop import train
+
+        decided_by = {"settings": reuse.training_hash(config), "data": _inputs(context)}
+        checkpoints = Checkpoints(
+            context.artifacts(_CHECKPOINTS), decided_by, config.training.checkpoint_seconds, report
+        )
         data = read_training_data(scratch, csr, network, config.model.fit(), config.training, config.seed)
         trained = train(config.model, config.training, data, config.seed, report, checkpoints)
     card = save_model(
@@ -109,8 +115,6 @@ def shapes_of(context: StageRun, csr: BipartiteCsr) -> Shapes:
 
 def write_arrays(context: StageRun, network: Network, csr: BipartiteCsr, folder: Place) -> None:
     """Write what training reads beside the graph: features, walked neighborhoods, pairs, hard negatives."""
-    from walkbits.training import arrays
-
     config, store, run_id, training = context.config, context.store, context.run_id, context.config.training
     for one, declared in network.inputs.items():
         if declared.feature_width is not None:

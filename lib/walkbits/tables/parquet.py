@@ -11,9 +11,7 @@ import json
 from collections.abc import Container, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from functools import reduce
 from itertools import pairwise
-from operator import and_
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, Final
 from urllib.parse import quote, unquote
@@ -21,7 +19,6 @@ from urllib.parse import quote, unquote
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pyarrow import dataset
 from pyspark import TaskContext
 
 from walkbits.arrays.places import unique_name
@@ -147,13 +144,17 @@ class WrittenFile:
     @property
     def partition(self) -> dict[str, str]:
         """Values of the partition columns, from the names of the file's folders."""
-        pairs = (folder.split("=", 1) for folder in self.path.split("/")[:-1])
-        return {name: unquote(value) for name, value in pairs}
+        return _values(self.path.split("/")[:-1])
 
     @property
     def digests(self) -> Digests:
         """For the fingerprint."""
         return Digests(self.xor, self.sum)
+
+
+def _values(folders: Sequence[str]) -> dict[str, str]:
+    pairs = (folder.split("=", 1) for folder in folders)
+    return {name: unquote(value) for name, value in pairs}
 
 
 def folder_of(partition: Mapping[str, Any]) -> str:
@@ -260,22 +261,27 @@ def read_files(table: Table, files: Iterable[str], root: str, where: Mapping[str
         InputError: a file is gone or damaged.
     """
     schema = arrow_schema(table)
-    options = dataset.ParquetFragmentScanOptions(page_checksum_verification=True)
-    kind = dataset.ParquetFileFormat(
-        read_options=dataset.ParquetReadOptions(coerce_int96_timestamp_unit="us"),
-        default_fragment_scan_options=options,
-    )
-    folders = dataset.partitioning(
-        pa.schema([schema.field(name) for name in table.partition_by]), flavor="hive"
-    )
-    wanted = [pc.field(name) == pa.scalar(value, schema.field(name).type) for name, value in where.items()]
+    parts = [schema.empty_table()]
     try:
-        rows = dataset.dataset(list(files), schema, kind, partitioning=folders, partition_base_dir=root)
-        return rows.to_table(schema.names, filter=reduce(and_, wanted) if wanted else None)
+        for path in files:
+            folders = PurePosixPath(path).relative_to(root).parts[:-1]
+            fixed = _values(folders)
+            with pq.ParquetFile(
+                path, page_checksum_verification=True, coerce_int96_timestamp_unit="us"
+            ) as file:
+                rows = file.read([name for name in schema.names if name not in fixed])
+            for name, value in fixed.items():
+                kind = schema.field(name).type
+                rows = rows.append_column(name, pa.repeat(pa.scalar(value).cast(kind), rows.num_rows))
+            rows = rows.select(schema.names).cast(schema)
+            for name, value in where.items():
+                rows = rows.filter(pc.equal(rows[name], pa.scalar(value, schema.field(name).type)))
+            parts.append(rows)
     except (OSError, pa.ArrowInvalid) as error:
         raise InputError(
             f"{table.name}: a data file must be whole, got {error}; see 'Repair' in docs/operations.md"
         ) from error
+    return pa.concat_tables(parts)
 
 
 def write_file(root: str, folder: str, rows: pa.Table, table: Table, fixed: Mapping[str, Any]) -> WrittenFile:

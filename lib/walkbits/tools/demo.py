@@ -27,11 +27,10 @@ from pyspark.sql import functions as F
 
 from walkbits.arrays.places import link_to
 from walkbits.cli import exit_code
-from walkbits.config import Config
+from walkbits.config import Config, artifacts_of
 from walkbits.config_file import load_config
 from walkbits.errors import InputError
 from walkbits.runs.report import write_report
-from walkbits.runs.stage import artifacts_of
 from walkbits.session import get_session
 from walkbits.tables.queries import load_query, run_query
 from walkbits.tables.views import SQL_FOLDER, register_views

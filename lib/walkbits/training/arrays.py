@@ -1,12 +1,13 @@
 """What the trainer reads: features, heaviest neighbors, pairs and hard negatives as mapped arrays.
 
 Executors write the files, the trainer maps them and touches only the pages its minibatches
-need. Nothing is collected.
+need. Nothing is collected. Executors need no torch for it, and do not import it: that takes seconds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -24,11 +25,31 @@ from walkbits.network.declaration import Network
 from walkbits.network.subgraphs import Neighborhoods
 from walkbits.tables.rows import Batches
 from walkbits.training.examples import Examples
-from walkbits.training.feeders import TrainingData
 from walkbits.training.negatives import HardNegatives, Partners, hard_negatives_of
-from walkbits.types import F32, NodeType, Relation
+from walkbits.types import F32, I64, NodeType, Relation
 
 _PAIRS, _QUERIES, _JOINED, _HARD = (f"{n}.npy" for n in ("pairs", "queries", "joined", "hard"))
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What a model is trained on.
+
+    Attributes:
+        num_nodes: Nodes per type.
+        features: fp32 [nodes, width] per type whose input reads them; mapped files will do.
+        keys: int64 [nodes] per type, `node_key` of each.
+        relations: Neighborhoods by `Update.reads`.
+        examples: Queries and positives.
+        hard_negatives: Of all queries of pairs; needed where `training.hard_negatives` is set.
+    """
+
+    num_nodes: Mapping[NodeType, int]
+    features: Mapping[NodeType, F32]
+    keys: Mapping[NodeType, I64]
+    relations: Mapping[str, Neighborhoods]
+    examples: Examples
+    hard_negatives: HardNegatives | None = None
 
 
 def _features_file(node_type: NodeType) -> str:

@@ -9,7 +9,7 @@ import torch
 from walkbits.network.declaration import TABLE, Network
 from walkbits.network.module import Module, hops_of
 from walkbits.network.subgraphs import whole_graph
-from walkbits.training.feeders import TrainingData
+from walkbits.training.arrays import TrainingData
 from walkbits.types import F32, NodeType
 
 

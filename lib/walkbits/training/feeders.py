@@ -28,34 +28,13 @@ from walkbits.network.subgraphs import (
     whole_graph,
 )
 from walkbits.settings import NegativeSampling, Training
+from walkbits.training.arrays import TrainingData
 from walkbits.training.examples import Examples, below
-from walkbits.training.negatives import HardNegatives
 from walkbits.types import F32, I32, I64, Bools, NodeType
 
 _ORDER_TAG: Final = int.from_bytes(b"order", "big")
 _NEGATIVES_TAG: Final = int.from_bytes(b"negative", "big") >> 1
 _HISTORY_TAG: Final = int.from_bytes(b"history", "big")
-
-
-@dataclass(frozen=True)
-class TrainingData:
-    """What a model is trained on.
-
-    Attributes:
-        num_nodes: Nodes per type.
-        features: fp32 [nodes, width] per type whose input reads them; mapped files will do.
-        keys: int64 [nodes] per type, `node_key` of each.
-        relations: Neighborhoods by `Update.reads`.
-        examples: Queries and positives.
-        hard_negatives: Of all queries of pairs; needed where `training.hard_negatives` is set.
-    """
-
-    num_nodes: Mapping[NodeType, int]
-    features: Mapping[NodeType, F32]
-    keys: Mapping[NodeType, I64]
-    relations: Mapping[str, Neighborhoods]
-    examples: Examples
-    hard_negatives: HardNegatives | None = None
 
 
 @dataclass(frozen=True)

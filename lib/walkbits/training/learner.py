@@ -14,9 +14,10 @@ from walkbits.models.base import Sgd
 from walkbits.network.declaration import TABLE, Network
 from walkbits.network.module import Module, first_rows
 from walkbits.settings import Objective, Training
+from walkbits.training.arrays import TrainingData
 from walkbits.training.checkpoints import Arrays
 from walkbits.training.examples import Examples
-from walkbits.training.feeders import Batch, Feeder, TrainingData
+from walkbits.training.feeders import Batch, Feeder
 from walkbits.training.objectives import Embedded, loss_of, own_rank, positive_rank
 from walkbits.training.tables import Table
 from walkbits.types import F32, I32, NodeType

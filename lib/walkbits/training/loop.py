@@ -25,9 +25,9 @@ from walkbits.models.base import ModelSettings, Sgd, Shapes
 from walkbits.network.declaration import Network
 from walkbits.settings import HardNegatives as HardNegativeSettings
 from walkbits.settings import Training
+from walkbits.training.arrays import TrainingData
 from walkbits.training.checkpoints import Checkpoints, Course
 from walkbits.training.examples import Examples
-from walkbits.training.feeders import TrainingData
 from walkbits.training.learner import Learner
 from walkbits.training.negatives import HardNegatives
 from walkbits.types import F32, I64, NodeType
@@ -238,14 +238,15 @@ def _deterministic() -> Iterator[None]:
     # cuBLAS is reproducible only with a fixed workspace, read when CUDA starts.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     guard: Any = torch.utils.deterministic
-    before = torch.are_deterministic_algorithms_enabled(), guard.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(True)
+    before = torch.get_deterministic_debug_mode(), guard.fill_uninitialized_memory
+    # As `torch.use_deterministic_algorithms(True)`, which also imports torch's compiler: that takes seconds.
+    torch.set_deterministic_debug_mode("error")
     # Filling fresh tensors guards reads before writes, which nothing here does; it takes 9% of a step.
     guard.fill_uninitialized_memory = False
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before[0])
+        torch.set_deterministic_debug_mode(before[0])
         guard.fill_uninitialized_memory = before[1]
 
 
