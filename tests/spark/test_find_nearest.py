@@ -31,11 +31,11 @@ SOME = [3, 40, 77, 399]
 
 
 class Published:
-    """A published day of item_pool."""
+    """A published day."""
 
-    def __init__(self, spark: SparkSession, folder: Path) -> None:
+    def __init__(self, spark: SparkSession, folder: Path, **model: Any) -> None:
         overrides = {
-            "model": {"architecture": "item_pool", "embedding_size": 16},
+            "model": {"architecture": "item_pool", "embedding_size": 16, **model},
             "features.degree": [], "index.num_recommended": K, "index.num_related": K,
         }  # fmt: skip
         self.config: Config = world.world_config(folder, overrides)
@@ -125,6 +125,17 @@ def test_a_history_and_its_vector_are_what_the_model_makes_of_the_context(day: P
         scores = [score for _, score in expected[name]]
         assert [row["score"] for row in found[f"new {name}"]] == pytest.approx(scores, abs=1e-6)
     assert listed(by_vector) == expected
+
+
+def test_a_history_of_items_with_content(spark: SparkSession, tmp_path: Path) -> None:
+    day = Published(spark, tmp_path, architecture="two_tower", hidden_size=16, content=True)
+    names = [day.context_name(one) for one in SOME]
+    rows = [(name, day.history(one)) for name, one in zip(names, SOME, strict=True)]
+    found = listed(day.ask(day.queries(rows, "query_id string, items array<string>"), "histories"))
+    for name, expected in day.published(RECOMMENDATIONS, "context_id", "item_id", names).items():
+        assert [item for item, _ in found[name]] == [item for item, _ in expected]
+        scores = [score for _, score in expected]
+        assert [score for _, score in found[name]] == pytest.approx(scores, abs=1e-6)
 
 
 def test_who_has_seen_nothing_gets_what_is_popular(day: Published) -> None:

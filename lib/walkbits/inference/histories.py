@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -82,7 +83,7 @@ def write_vectors(
     spark: SparkSession,
     network: Network,
     weights: Weights,
-    representations: Callable[[int], Rows],
+    representations: Callable[[int, Mapping[str, Any]], Rows],
     num_items: int,
     histories: Histories,
     vectors: Place,
@@ -93,15 +94,17 @@ def write_vectors(
     Args:
         network: of the model, or `sum_of_items`.
         weights: by tensor name.
-        representations: (node, vector BINARY or ARRAY<FLOAT>) of all items after a layer.
+        representations: Gives (node, vector BINARY or ARRAY<FLOAT>) of all items after a layer, 0 of their
+            input; called with the arguments of `Task` for tasks that make them.
         folder: scratch space for the items' matrices.
     """
-    shared, none, matrices = spark.sparkContext.broadcast(dict(weights)), ModelRows(spark, {}), {}
+    shared, matrices = spark.sparkContext.broadcast(dict(weights)), {}
+    common: dict[str, Any] = {"weights": shared, "block_size": TILE, "model_rows": ModelRows(spark, {})}
     for number in layers_read(network):
-        rows, matrices[number] = representations(number), folder / f"{ITEM}.{number}.npy"
+        rows, matrices[number] = representations(number, common), folder / f"{ITEM}.{number}.npy"
         width = network.widths()[number][ITEM]
         create_matrix(matrices[number], num_items, width)
-        land(rows, Land(shared, TILE, none, width, matrices[number], ()), ITEM, num_items)
+        land(rows, Land(**common, width=width, own=matrices[number], projections=()), ITEM, num_items)
     count = len(histories.indptr) - 1
     create_matrix(vectors, count, network.embedding_size(CONTEXT))
     blocks = spark.range(0, -(-count // _ROWS))

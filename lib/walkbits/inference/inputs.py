@@ -2,21 +2,59 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 
-from walkbits.arrays.mapped import open_array, open_matrix
+from walkbits.arrays.mapped import create_matrix, open_array, open_matrix
 from walkbits.arrays.places import Place
 from walkbits.arrays.vectors import binary_array
+from walkbits.inference.landing import Land, land
 from walkbits.inference.tasks import Block, Task, in_blocks, vectors
 from walkbits.models.card import Table
 from walkbits.network import arithmetic
-from walkbits.network.declaration import Dense
-from walkbits.tables.rows import Batches
-from walkbits.types import F32, I32
+from walkbits.network.declaration import Dense, Input
+from walkbits.tables.rows import Batches, Rows
+from walkbits.types import F32, I32, NodeType
+
+
+def input_rows(
+    node_type: NodeType,
+    declared: Input,
+    table: Table | None,
+    keys: Rows | None,
+    features: Rows | None,
+    num_nodes: int,
+    scratch: Place,
+    common: Mapping[str, Any],
+) -> Rows:
+    """h^0 of a node type, (node, vector BINARY): its features; or a row of the model's table, by key, and
+    with a tower the tower's output added.
+
+    Args:
+        table: The model's rows of ids, where the input has ids.
+        keys: (node, node_key) of all nodes, likewise.
+        features: (node, features) of all nodes, where the input has features.
+        scratch: Place for a matrix of the rows of ids.
+        common: Arguments of `Task`.
+    """
+    if declared.source == "features":
+        assert features is not None
+        return features
+    assert table is not None, "a model with ids needs its table"
+    assert keys is not None, "a model with ids needs the nodes' keys"
+    rows = keys.then(LookUp(table, declared.width).run, LookUp.schema)
+    if declared.source == "ids":
+        return rows
+    assert features is not None
+    assert declared.features is not None
+    create_matrix(scratch, num_nodes, declared.width)
+    land(rows, Land(**common, width=declared.width, own=scratch, projections=()), node_type, num_nodes)
+    add = AddTower(**common, ids=scratch, width=declared.features, tower=declared.tower)
+    return features.then(add.run, LookUp.schema)
 
 
 @dataclass(frozen=True)

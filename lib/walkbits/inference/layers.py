@@ -27,7 +27,7 @@ from walkbits.arrays.mapped import create_matrix
 from walkbits.arrays.places import Place, remove
 from walkbits.errors import InputError
 from walkbits.inference.convolving import Convolve, ConvolveBlock, Embed, Finish
-from walkbits.inference.inputs import AddTower, LookUp
+from walkbits.inference.inputs import input_rows
 from walkbits.inference.landing import Land, Projection, Send, land
 from walkbits.inference.plan import UpdatePlan, plan_updates
 from walkbits.inference.proof import ModelRows
@@ -119,13 +119,10 @@ def infer(
     for node_type, one in network.inputs.items():
         if one.feature_width is not None and node_type not in features:
             raise InputError(f"features of {node_type} must be given for this model, got {sorted(features)}")
-        if one.source == "features":
-            engine.start_from(node_type, features[node_type])
-        else:
-            assert node_keys is not None, "a model with ids needs the nodes' keys"
-            engine.start_from_ids(
-                node_type, one, model.tables[node_type], node_keys(node_type), features.get(node_type)
-            )
+        engine.start(
+            node_type, one, model.tables.get(node_type), node_keys and node_keys(node_type),
+            features.get(node_type),
+        )  # fmt: skip
     finished: dict[NodeType, Rows] = {}
     for number, updates in enumerate(network.layers, start=1):
         engine.land(number)
@@ -204,25 +201,20 @@ class _Engine:
         self._projections: dict[tuple[int, str], Projection] = {}
         self._kept = kept
 
-    def start_from(self, node_type: NodeType, features: Rows) -> None:
-        """h^0 is a table."""
-        self._newest[node_type] = features
-
-    def start_from_ids(
-        self, node_type: NodeType, declared: Input, table: Table, keys: Rows, features: Rows | None
+    def start(
+        self,
+        node_type: NodeType,
+        declared: Input,
+        table: Table | None,
+        keys: Rows | None,
+        features: Rows | None,
     ) -> None:
-        """h^0 is a row of the model's table, by key, and with a tower its output added."""
-        rows = keys.then(LookUp(table, declared.width).run, LookUp.schema)
-        if declared.source == "both":
-            assert features is not None
-            assert declared.features is not None
-            name = f"{node_type}.ids"
-            matrix = self._create(name, self._num_nodes[node_type], declared.width)
-            self._newest[node_type] = rows
-            self._land(node_type, Land(**self._common(), width=declared.width, own=matrix, projections=()))
-            add = AddTower(**self._common(), ids=matrix, width=declared.features, tower=declared.tower)
-            rows = features.then(add.run, LookUp.schema)
-        self._newest[node_type] = rows
+        """From `input_rows`."""
+        nodes, scratch = self._num_nodes[node_type], self._folder / f"{node_type}.ids.npy"
+        common = self._common()
+        self._newest[node_type] = input_rows(
+            node_type, declared, table, keys, features, nodes, scratch, common
+        )
 
     def land(self, number: int) -> None:
         """Write and map what a layer, and outputs after it, read of the newest rows.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,8 +20,8 @@ from walkbits.index.codes import vectors
 from walkbits.index.matrices import Form, unit_rows, with_prior
 from walkbits.index.related import related_forms, seen_in
 from walkbits.inference.histories import Histories, sum_of_items, write_vectors
-from walkbits.inference.inputs import LookUp
-from walkbits.inference.nodes import node_keys
+from walkbits.inference.inputs import input_rows
+from walkbits.inference.nodes import features_of_nodes, node_keys
 from walkbits.ingest.queries import By, Choice, Queries, chosen_items, read_queries
 from walkbits.models.card import load_model, read_card
 from walkbits.runs.log import find_run
@@ -140,20 +140,18 @@ def _of_histories(context: StageRun, histories: tuple[I64, I64], folder: Place) 
     network = model.card.network
     embeds = CONTEXT in network.outputs
 
-    def representations(layer: int) -> Rows:
+    def representations(layer: int, common: Mapping[str, Any]) -> Rows:
         if not embeds:
             return context.store.scan(EMBEDDINGS, ("node_id", "embedding"), run_id=run_id, node_type=ITEM)
         if layer:
             where = {"run_id": run_id, "layer": layer, "node_type": ITEM}
             return context.store.scan(REPRESENTATIONS, ("node", "representation"), **where)
-        declared = network.inputs[ITEM]
-        if declared.source != "ids":
-            raise ConfigError(
-                f"queries by histories need items' inputs that are rows of ids, got {declared.source} of "
-                f"{network.architecture}; ask by contexts or vectors"
-            )
         keys = node_keys(context.store, run_id, "item", counts)
-        return keys.then(LookUp(model.tables["item"], declared.width).run, LookUp.schema)
+        features = features_of_nodes(context.store, run_id, network, counts).get("item")
+        return input_rows(
+            "item", network.inputs["item"], model.tables.get("item"), keys, features, counts[ITEM],
+            folder / "ids.npy", common,
+        )  # fmt: skip
 
     place = folder / "histories.npy"
     made = network if embeds else sum_of_items(network.embedding_size("item"))
