@@ -163,7 +163,7 @@ def run_job(
             check_writable(config.root)
             check_reachable(artifacts_of(config))
         with ThreadPoolExecutor(1) as beside:
-            called = beside.submit(_imported, body)
+            called = beside.submit(imported, body)
             spark = get_session(parser.prog.split("/")[-1].removesuffix(".py"))
         try:
             if writes:
@@ -178,7 +178,8 @@ def run_job(
     return exit_code(work)
 
 
-def _imported(body: str | Callable[..., object]) -> Callable[..., object]:
+def imported(body: str | Callable[..., object]) -> Callable[..., object]:
+    """The function of `module:function`, or the one given."""
     if not isinstance(body, str):
         return body
     module, function = body.split(":")

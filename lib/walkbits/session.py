@@ -6,11 +6,18 @@ spark-submit. What a job needs for right results it checks here, before any work
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Final, ParamSpec, Protocol, TypeVar
 
 from pyspark.sql import SparkSession
+from pyspark.util import inheritable_thread_target
 
 from walkbits.errors import WalkbitsError
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 REQUIRED_SETTINGS: Final[dict[str, tuple[str, str]]] = {
     # key: (value, what goes wrong otherwise)
@@ -66,3 +73,27 @@ def setting(spark: SparkSession, key: str) -> str | None:
     """The value of a Spark or `spark.hadoop.` setting in force, None when unset."""
     value = spark.conf.get(key, None)
     return None if value is None else str(value)
+
+
+_AT_ONCE: Final = 4
+"""Queries: more would share the same cores, and each holds what it reads."""
+
+
+class Submit(Protocol):
+    """Starts a call in a thread that has this one's job group."""
+
+    def __call__(self, work: Callable[P, T], /, *args: P.args, **named: P.kwargs) -> Future[T]: ...
+
+
+@contextmanager
+def at_once(spark: SparkSession) -> Iterator[Submit]:
+    """Independent queries side by side: planning one takes a core that the tasks of another leave idle.
+
+    The block ends when all have ended.
+    """
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+
+        def submit(work: Callable[P, T], /, *args: P.args, **named: P.kwargs) -> Future[T]:
+            return pool.submit(inheritable_thread_target(spark)(work), *args, **named)
+
+        yield submit

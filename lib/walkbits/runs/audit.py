@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from functools import reduce
+from concurrent.futures import Future
+from functools import partial, reduce
 from typing import TypeVar
 
 from py4j.protocol import Py4JError
@@ -27,6 +28,7 @@ from walkbits.runs.log import logged_stages, metric, outputs_of
 from walkbits.runs.pointer import Pointer
 from walkbits.runs.recall import below_target, list_recall, products_of
 from walkbits.schemas import CODES, EMBEDDINGS, ITEM, LSH_BUCKETS, NODES, RELATED, TABLES
+from walkbits.session import at_once
 from walkbits.settings import Audit
 from walkbits.spark_errors import recognised
 from walkbits.tables.commits import parse_output
@@ -63,27 +65,39 @@ def audit(
     Returns:
         The figures that were measured, and one sentence per broken rule.
     """
-    found = committed(store, run_id, logged)
-    num_items, num_contexts, broken = _nodes(store, run_id)
-    broken += _embeddings(store, run_id, card.network, config.audit)
+    with at_once(store.spark) as submit:
+        reread, counted = submit(committed, store, run_id, logged), submit(_nodes, store, run_id)
+        embedded = submit(list, _embeddings(store, run_id, card.network, config.audit))
+    found, (num_items, num_contexts, broken) = reread.result(), counted.result()
+    broken += embedded.result()
+    # Generators run where `list` takes from them: in a thread.
+    rules: list[Future[list[str]]] = []
+    lists: dict[str, Future[tuple[float, float, int]]] = {}
+    measured: list[Future[Figures | None]] = []
+    with at_once(store.spark) as submit:
+        # Codes and lists of embeddings that are broken in themselves prove nothing.
+        if not broken:
+            rules.append(submit(list, derived(store, config, run_id, card.network, found)))
+            for product in products_of(card.network, num_items, num_contexts, config.index, graph):
+                lists[product.table.name] = submit(list_recall, store, run_id, product, config.seed)
+        rules.append(submit(list, _related(store, run_id, num_items, config.index.num_related)))
+        if live is not None:
+            rules.append(submit(list, _no_loss(store, found, live.run_id, config.audit)))
+        measured.append(submit(_recall, store, config, run_id, num_items))
+        measured.append(submit(geometry, store, run_id, config.seed, num_items))
+        measured.append(submit(code_health, store, run_id, config.index.lsh_bits, config.seed, num_items))
+        if live is not None and live.model_version == card.model_version:
+            drift = partial(_drift, store, config, run_id, live.run_id)
+            measured.append(submit(_if_readable, live.run_id, drift))
     figures: Figures = {}
-    # Codes and lists of embeddings that are broken in themselves prove nothing.
-    if not broken:
-        broken += derived(store, config, run_id, card.network, found)
-        for product in products_of(card.network, num_items, num_contexts, config.index, graph):
-            name, measured = product.table.name, list_recall(store, run_id, product, config.seed)
-            figures[f"list_recall[{name}]"] = (measured[0], "ratio")
-            broken += below_target(name, measured, config.index.target_recall)
-    broken += [
-        *differing(found, logged),
-        *_related(store, run_id, num_items, config.index.num_related),
-        *([] if live is None else _no_loss(store, found, live.run_id, config.audit)),
-    ]
-    figures |= _recall(store, config, run_id, num_items)
-    figures |= geometry(store, run_id, config.seed, num_items)
-    figures |= code_health(store, run_id, config.index.lsh_bits, config.seed, num_items)
-    if live is not None and live.model_version == card.model_version:
-        figures |= _if_readable(live.run_id, lambda: _drift(store, config, run_id, live.run_id)) or {}
+    for name, recall in lists.items():
+        figures[f"list_recall[{name}]"] = (recall.result()[0], "ratio")
+        broken += below_target(name, recall.result(), config.index.target_recall)
+    broken += differing(found, logged)
+    for rule in rules:
+        broken += rule.result()
+    for one in measured:
+        figures |= one.result() or {}
     before = None if live is None else metric(store, live.run_id, "audit_run", "bucket_recall")
     return figures, [*broken, *gates(figures, before, config.audit)]
 
