@@ -112,11 +112,13 @@ class Tables:
         A table that does not exist yet reads as empty. Few files of a run on local disk are read as they are:
         Delta runs two or three jobs to find them.
         """
-        files = self.plain_files(table, where) if self.exists(table) else {}
-        if not files and files is not None:
-            return self.spark.createDataFrame(arrow_schema(table).empty_table(), table.schema)
-        if files is None or RUN_ID.name not in where or len(files) > _FEW_FILES:
+        files: Mapping[str, int] | None = {}
+        if self.exists(table):
+            files = self.plain_files(table, where) if RUN_ID.name in where else None
+        if files is None or len(files) > _FEW_FILES:
             frame = self._delta(table)
+        elif not files:
+            return self.spark.createDataFrame(arrow_schema(table).empty_table(), table.schema)
         else:
             reader = self.spark.read.schema(table.schema).option("basePath", self.log(table).local_path())
             frame = reader.option("__globPaths__", "false").parquet(*files)
