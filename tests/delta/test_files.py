@@ -168,7 +168,7 @@ def test_few_files_of_a_run_are_read_as_they_are(spark: SparkSession, tmp_path: 
             store.write_rows(REPRESENTATIONS, [Rows.of(frame)], run, layer=layer)
     DeltaTable.forPath(spark, store.path(REPRESENTATIONS)).optimize().executeCompaction()
     stored = spark.read.format("delta").load(store.path(REPRESENTATIONS)).select(*REPRESENTATIONS.names)
-    for where in ({"layer": 1}, {"layer": 2, "node_type": "context"}, {}, {"layer": 3}):
+    for where in ({"layer": 1}, {"layer": "2", "node_type": "context"}, {}, {"layer": 3}):
         found = store.read(REPRESENTATIONS, run_id="a=run.1", **where)
         assert "Delta" not in found._jdf.queryExecution().toString()
         wanted = stored.where(F.col("run_id") == "a=run.1")

@@ -123,7 +123,8 @@ class DeltaLog:
             return {}
         for name, value in partition.items():
             column = files[f"partition.{name}"]
-            files = files.filter(pc.equal(column, pa.scalar(value, column.type)))
+            # a log's output names its partition in text
+            files = files.filter(pc.equal(column, pa.scalar(value).cast(column.type)))
         names, sizes = [unquote(name) for name in files["path"].to_pylist()], files["size_bytes"].to_pylist()
         if any(name.startswith("/") or "://" in name for name in names):
             return None

@@ -275,7 +275,7 @@ def read_files(table: Table, files: Iterable[str], root: str, where: Mapping[str
                 rows = rows.append_column(name, pa.repeat(pa.scalar(value).cast(kind), rows.num_rows))
             rows = rows.select(schema.names).cast(schema)
             for name, value in where.items():
-                rows = rows.filter(pc.equal(rows[name], pa.scalar(value, schema.field(name).type)))
+                rows = rows.filter(pc.equal(rows[name], pa.scalar(value).cast(schema.field(name).type)))
             parts.append(rows)
     except (OSError, pa.ArrowInvalid) as error:
         raise InputError(
