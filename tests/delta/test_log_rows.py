@@ -8,7 +8,7 @@ from typing import Any
 
 import deltalake
 import pytest
-from pyspark.sql import SparkSession
+from pyspark.sql import Row, SparkSession
 from walkbits.errors import LostRaceError
 from walkbits.schemas import RUN_METRICS, RUNS
 from walkbits.tables.store import Store
@@ -88,6 +88,10 @@ def test_figures_take_the_place_of_their_stages_earlier_ones(store: Store, spark
         (RUN, both[1]), (RUN, "audit_run"), (OTHER, both[0]), (OTHER, both[1])
     }  # fmt: skip
     assert found[RUN, "audit_run", "a"] == 2.0
+    where = {"run_id": RUN, "metric": "a"}
+    assert store.collect(RUN_METRICS, ("value",), **where, stage="audit_run") == [Row(value=2.0)]
+    assert {row["stage"] for row in store.collect(RUN_METRICS, ("stage",), **where)} == {"audit_run", both[1]}
+    assert sorted(row["value"] for row in store.collect(RUN_METRICS, ("value",), run_id=OTHER)) == [3.0] * 4
     assert found[OTHER, both[0], "b"] == 3.0
     assert found[RUN, both[1], "a"] != found[RUN, both[1], "a"]
 

@@ -251,8 +251,10 @@ def arrow_schema(table: Table, without: Container[str] = ()) -> pa.Schema:
     )
 
 
-def read_files(table: Table, files: Iterable[str], root: str, where: Mapping[str, Any]) -> pa.Table:
-    """The rows of some files of a table that have some values, for the driver.
+def read_files(
+    table: Table, files: Iterable[str], root: str, columns: Sequence[str], where: Mapping[str, Any]
+) -> pa.Table:
+    """Columns of the rows of some files of a table that have some values, for the driver.
 
     Args:
         root: The table's folder, below which names of folders hold the partition columns.
@@ -260,12 +262,13 @@ def read_files(table: Table, files: Iterable[str], root: str, where: Mapping[str
     Raises:
         InputError: a file is gone or damaged.
     """
-    schema = arrow_schema(table)
+    kinds = arrow_schema(table)
+    schema = pa.schema([kinds.field(name) for name in dict.fromkeys([*columns, *where])])
     parts = [schema.empty_table()]
     try:
         for path in files:
             folders = PurePosixPath(path).relative_to(root).parts[:-1]
-            fixed = _values(folders)
+            fixed = {name: value for name, value in _values(folders).items() if name in schema.names}
             with pq.ParquetFile(
                 path, page_checksum_verification=True, coerce_int96_timestamp_unit="us"
             ) as file:
@@ -281,7 +284,7 @@ def read_files(table: Table, files: Iterable[str], root: str, where: Mapping[str
         raise InputError(
             f"{table.name}: a data file must be whole, got {error}; see 'Repair' in docs/operations.md"
         ) from error
-    return pa.concat_tables(parts)
+    return pa.concat_tables(parts).select(list(columns))
 
 
 def write_file(root: str, folder: str, rows: pa.Table, table: Table, fixed: Mapping[str, Any]) -> WrittenFile:

@@ -114,7 +114,8 @@ class Store(Tables):
             names: Columns that are no partition columns.
             where: A value for every partition column, and for others at will.
         """
-        files = self.plain_files(table, where) if self.exists(table) else None
+        partition = {name: where[name] for name in table.partition_by}
+        files = self.plain_files(table, partition) if self.exists(table) else None
         if files is None:
             return Rows.of(self.read(table, **where).select(*names))
         splits = split_files(files, self.spark.sparkContext.defaultParallelism, self.split_bytes)

@@ -168,18 +168,16 @@ class Tables:
         """
         if not self.exists(table):
             return []
-        schema = arrow_schema(table)
-        if columns is not None:
-            schema = pa.schema([schema.field(name) for name in columns])
-        files = self.plain_files(table, where)
+        names, files = columns or table.names, self.plain_files(table, where)
         if files is not None:
-            rows = read_files(table, files, self.log(table).local_path(), where).select(schema.names)
+            rows = read_files(table, files, self.log(table).local_path(), names, where)
         else:
             version, key = self.log(table).version(), (table.name, f"{columns} {sorted(where.items())}")
             known = self._rows.get(key)
             if known is None or known.version != version:
-                arrow = self.read(table, **where).select(*schema.names).toArrow().cast(schema)
-                known = self._rows[key] = _Rows(version, arrow)
+                arrow = self.read(table, **where).select(*names).toArrow()
+                schema = pa.schema([arrow_schema(table).field(name) for name in names])
+                known = self._rows[key] = _Rows(version, arrow.cast(schema))
             rows = known.rows
         return [Row(**row) for row in rows.to_pylist()]
 
